@@ -1,0 +1,27 @@
+"""What the checks share: where the repository is, and the order of the engine's folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+# The rooms of core/, top first. A file includes headers of its own room and of the rooms below it.
+LAYERS = ("plan", "jit", "cache", "pool", "sched", "loop", "ring", "memory", "os", "base")
+
+SKIPPED = {".git", "build", "__pycache__", "_build", ".cache"}
+
+
+def repository() -> Path:
+    """The root of the repository that this file is in."""
+    return Path(__file__).resolve().parent.parent
+
+
+def files(root: Path, *suffixes: str) -> Iterator[Path]:
+    """The files under `root` with one of the suffixes, without what builds and environments put there."""
+    for path in sorted(root.iterdir()):
+        if path.name in SKIPPED or path.name.startswith(".venv"):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            yield from files(path, *suffixes)
+        elif path.suffix in suffixes:
+            yield path

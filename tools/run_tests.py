@@ -1,0 +1,104 @@
+"""Run the C tests of a build folder and pytest, and end with the counts of both on one line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import secrets
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+
+@dataclass
+class Counts:
+    """How many tests passed, failed and were skipped."""
+
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+    def add(self, other: Counts) -> None:
+        self.passed += other.passed
+        self.failed += other.failed
+        self.skipped += other.skipped
+
+    def __str__(self) -> str:
+        return f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped"
+
+
+# The closing line of the C harness (core/tests/harness.h): a program holds many tests.
+CLOSING = re.compile(r"(?m)^(\d+) passed, (\d+) failed, (\d+) skipped$")
+
+
+def read_case(case: ElementTree.Element) -> Counts:
+    """Count a test case: one test, or as many as the program's closing line says."""
+    broken = case.find("failure") is not None or case.find("error") is not None
+    closing = CLOSING.findall(case.findtext("system-out") or "")
+    if closing:
+        counts = Counts(*map(int, closing[-1]))
+        if broken and counts.failed == 0:
+            counts.failed = 1
+        return counts
+    skipped = case.find("skipped") is not None
+    return Counts(passed=not (broken or skipped), failed=broken, skipped=skipped and not broken)
+
+
+def read_junit(path: Path) -> Counts:
+    """Count the test cases of a JUnit file; a missing or broken file is one failure."""
+    counts = Counts()
+    try:
+        root = ElementTree.parse(path).getroot()
+    except (OSError, ElementTree.ParseError):
+        return Counts(failed=1)
+    for case in root.iter("testcase"):
+        counts.add(read_case(case))
+    return counts
+
+
+def finish(command: list[str], report: Path, environment: dict[str, str]) -> Counts:
+    """Run one test runner; a failing exit status counts as a failure even where the report shows none."""
+    report.unlink(missing_ok=True)
+    status = subprocess.run(command, env=environment, check=False).returncode
+    counts = read_junit(report)
+    if status != 0 and counts.failed == 0:
+        counts.failed = 1
+    return counts
+
+
+def run_c(build: Path, names: list[str]) -> Counts:
+    command = [sys.executable, "-m", "mesonbuild.mesonmain", "test", "-C", str(build), "--print-errorlogs", *names]
+    return finish(command, build / "meson-logs" / "testlog.junit.xml", dict(os.environ))
+
+
+def run_python(report: Path, arguments: list[str]) -> Counts:
+    # Every descendant carries this word in its environment, so that the leak check finds it (tests/conftest.py).
+    environment = dict(os.environ, TREADLE_TEST_RUN=secrets.token_hex(8))
+    preload = environment.pop("TREADLE_TEST_PRELOAD", "")
+    if preload:
+        environment["LD_PRELOAD"] = preload
+    report.parent.mkdir(parents=True, exist_ok=True)
+    return finish([sys.executable, "-m", "pytest", f"--junitxml={report}", *arguments], report, environment)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--build", type=Path, required=True, help="the meson build folder")
+    parser.add_argument("--only", choices=("c", "python"), help="run one of the two")
+    parser.add_argument("--c-test", action="append", default=[], help="a C test by name, such as ring/spsc")
+    parser.add_argument("pytest", nargs="*", help="arguments for pytest, after --")
+    arguments = parser.parse_args()
+    total = Counts()
+    if arguments.only != "python":
+        total.add(run_c(arguments.build, arguments.c_test))
+    if arguments.only != "c":
+        total.add(run_python(arguments.build / "pytest.xml", arguments.pytest))
+    print(total)
+    return 1 if total.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
