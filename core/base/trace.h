@@ -49,8 +49,8 @@ void td_trace_record(td_trace_event event, uint64_t a, uint64_t b);
 
 void td_trace_enable(bool on);
 
-/* Writes one line per record to `fd`: nanoseconds, process, thread, event, a, b. Oldest first within a thread. Other
- * threads may go on recording. TD_EOS when write(2) fails. */
+/* Writes one line per record to `fd`: nanoseconds, thread, event, a, b. Oldest first within a thread. Other threads may
+ * go on recording. TD_EOS when write(2) fails. */
 td_status td_trace_dump(int fd);
 
 /* Records lost because a thread's ring could not be allocated. */

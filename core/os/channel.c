@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -92,8 +93,9 @@ td_status td_channel_send(int fd, const void *data, size_t bytes, const int *fds
     return status;
 }
 
-/* Collects the descriptors of a message into `fds`; false when there were more than `room` (all are closed then). */
-static int take_fds(struct msghdr *message, int *fds, size_t *count)
+/* Moves the descriptors of a message into `fds`, at most *count. When there are more, or the message is `spoilt` anyway,
+ * closes them all and gives false. */
+static bool take_fds(struct msghdr *message, bool spoilt, int *fds, size_t *count)
 {
     size_t taken = 0, found = 0, room = *count;
     int held[TD_CHANNEL_FDS_MAX];
@@ -110,15 +112,15 @@ static int take_fds(struct msghdr *message, int *fds, size_t *count)
                 close(fd);
         }
     }
-    if (found > taken || (message->msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0) {
+    if (found > taken || spoilt) {
         while (taken > 0)
             close(held[--taken]);
-        return 0;
+        return false;
     }
     for (size_t i = 0; i < taken; i++)
         fds[i] = held[i];
     *count = taken;
-    return 1;
+    return true;
 }
 
 td_status td_channel_recv_until(int fd, void *data, size_t capacity, size_t *bytes, int *fds, size_t *fd_count,
@@ -145,7 +147,8 @@ td_status td_channel_recv_until(int fd, void *data, size_t capacity, size_t *byt
     if (length == 0 && message.msg_controllen == 0)
         return TD_ECLOSED;
     size_t count = fds ? *fd_count : 0;
-    if (!take_fds(&message, fds, &count) || length == 0)
+    bool spoilt = length == 0 || (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0;
+    if (!take_fds(&message, spoilt, fds, &count))
         return TD_EPROTO;
     if (fd_count)
         *fd_count = count;
