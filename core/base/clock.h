@@ -7,7 +7,8 @@
 
 #include <stdint.h>
 
-#define TD_FOREVER INT64_MAX
+#include "treadle.h" /* TD_FOREVER */
+
 #define TD_NS_PER_US INT64_C(1000)
 #define TD_NS_PER_MS INT64_C(1000000)
 #define TD_NS_PER_S INT64_C(1000000000)

@@ -6,6 +6,9 @@
 #ifndef TREADLE_H
 #define TREADLE_H
 
+#include <stdbool.h>
+#include <stdint.h>
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -42,6 +45,261 @@ typedef enum td_status {
 const char *td_status_name(td_status status);
 const char *td_status_text(td_status status);
 const char *td_status_exception(td_status status);
+
+/* ---- Shared vocabulary ------------------------------------------------------------------------------------
+ * Times are absolute CLOCK_MONOTONIC nanoseconds; TD_FOREVER never comes. A function that may block takes the
+ * deadline last but for out-parameters, returns TD_ETIMEDOUT when it passed and TD_EINTR when a signal arrived.
+ * Payloads are opaque bytes to the engine; the binding alone knows their coding. */
+
+#define TD_FOREVER INT64_MAX
+#define TD_INLINE_ARGS 72u    /* bytes of arguments that travel inside a task's slot */
+#define TD_INLINE_RESULT 64u  /* bytes of a result that do */
+#define TD_MAX_WORKERS 1024u
+
+typedef struct td_pool td_pool;     /* one pool of worker processes, in the parent */
+typedef struct td_task td_task;     /* one call on its way: from submit until its result was read */
+typedef struct td_group td_group;   /* a queue of tasks in the order of their completion */
+typedef struct td_worker td_worker; /* a worker's end of a pool */
+
+/* A block of an arena that its holder may fill or read. offset 0 is no block. */
+struct td_block {
+    void *data;
+    uint64_t offset;
+    uint64_t capacity;
+};
+
+/* Bytes to be read: inside a slot, or in an arena's block. Valid as long as the task (parent) or the
+ * assignment (worker) is. */
+struct td_view {
+    const void *data;
+    uint64_t bytes;
+    uint64_t offset; /* of the block that holds it; 0 when inline */
+};
+
+/* ---- The parent: pools ------------------------------------------------------------------------------------ */
+
+enum td_start {
+    TD_START_SHARED = 0, /* one zygote, spawned from argv, forks all workers (zygote, forkserver) */
+    TD_START_ADOPTED,    /* the caller forks the zygote itself and hands it over (fork) */
+    TD_START_SINGLE,     /* each worker is a fresh process that becomes the worker (spawn) */
+};
+
+struct td_pool_config {
+    uint32_t max_workers;          /* 1..TD_MAX_WORKERS */
+    uint32_t max_tasks_per_worker; /* 0: unlimited */
+    enum td_start start;
+    uint32_t break_on_death;       /* a death breaks the whole pool, as the stdlib's does */
+    uint32_t max_barren_deaths;    /* replacements in a row that finish no task before the pool breaks; 0: 10 */
+    int64_t grace_ns;              /* between a cancel's exception and SIGKILL; 0: the option's value */
+};
+
+td_status td_pool_new(const struct td_pool_config *config, td_pool **out);
+td_pool *td_pool_ref(td_pool *pool);
+void td_pool_unref(td_pool *pool); /* the last one closes it, kills what runs and frees everything */
+
+/* How zygotes (or single workers) are started: copied. argv gets one more argument, a decimal descriptor number
+ * of its channel. TD_START_SHARED and TD_START_SINGLE. */
+td_status td_pool_set_launch(td_pool *pool, const char *const argv[], const char *const envp[]);
+/* TD_START_ADOPTED: the parent's end of a channel to a zygote that the caller forked; see td_zygote_serve. */
+td_status td_pool_adopt_zygote(td_pool *pool, int32_t pid, int channel);
+/* Starts the native thread and, unless ADOPTED, the first zygote; idempotent. Submitting does it otherwise. */
+td_status td_pool_start(td_pool *pool);
+/* What every worker started from now on receives at its start (opaque to the engine). Copied. */
+td_status td_pool_set_context(td_pool *pool, const void *bytes, uint64_t len);
+/* Starts workers until n are there (n <= max_workers) without waiting for work. */
+td_status td_pool_prestart(td_pool *pool, uint32_t n);
+
+/* Functions: the bytes from which a worker makes the callable are sent once and named by a number.
+ * The same bytes give the same number while they are held. One reference per td_pool_intern. */
+td_status td_pool_intern(td_pool *pool, const void *bytes, uint64_t len, uint32_t *fn_out);
+void td_pool_release_fn(td_pool *pool, uint32_t fn);
+
+/* Arguments over TD_INLINE_ARGS are written into a block first. Waits (deadline, TD_EINTR) while the cap on queued
+ * argument bytes is reached. TD_ENOROOM when they can never fit. A block not submitted is dropped. */
+td_status td_pool_block_until(td_pool *pool, uint64_t bytes, int64_t deadline_ns, struct td_block *out);
+void td_pool_block_drop(td_pool *pool, struct td_block *block);
+
+struct td_call {
+    uint32_t fn;            /* from td_pool_intern; the task takes a reference of its own */
+    uint32_t items;         /* 0: a plain task; else a chunk of that many items of a map */
+    const void *args;       /* inline bytes, or NULL when block is used */
+    struct td_block block;  /* taken over on success */
+    uint64_t args_bytes;
+    int64_t timeout_ns;     /* of running time, relative; 0: none */
+    uint32_t retries;       /* how often it may run again after a worker's death */
+    uint32_t flags;         /* TD_CALL_* */
+    const char *name;       /* for errors and stats; copied, may be NULL */
+    uint64_t tag;           /* the caller's own; given back by td_task_tag */
+};
+#define TD_CALL_OBSERVED 1u /* its completion goes to td_observed_pop_until as well */
+
+/* Never waits for a worker. TD_ECLOSED, TD_EBROKEN, TD_EFORKED, TD_ENOMEM. The caller owns one reference. */
+td_status td_pool_submit(td_pool *pool, const struct td_call *call, td_task **out);
+
+#define TD_CLOSE_CANCEL_QUEUED 1u
+#define TD_CLOSE_TERMINATE 2u /* SIGTERM to all workers; what they ran is lost */
+#define TD_CLOSE_KILL 4u      /* SIGKILL likewise */
+/* No more submits; workers leave when nothing is queued. Idempotent; returns at once. */
+td_status td_pool_close(td_pool *pool, uint32_t flags);
+/* Waits until the pool is closed and its last worker and zygote are gone. */
+td_status td_pool_join_until(td_pool *pool, int64_t deadline_ns);
+/* Waits until no task is queued or running. */
+td_status td_pool_idle_until(td_pool *pool, int64_t deadline_ns);
+/* Why the pool is broken, or "" when it is not; valid until the pool's last reference goes. */
+const char *td_pool_broken_reason(td_pool *pool);
+/* Breaks the pool from outside (an initializer failed): every pending task fails with EBROKEN, reason copied. */
+void td_pool_break(td_pool *pool, const char *reason);
+
+struct td_pool_stats {
+    uint64_t submitted, queued, running, succeeded, failed, cancelled, died, timed_out, retried;
+    uint64_t bytes_moved, bytes_copied, argument_bytes_live, result_bytes_live;
+    uint32_t workers_alive, workers_idle, workers_started, restarts, barren_deaths, zygote_starts;
+    int32_t zygote_pid;
+};
+void td_pool_get_stats(td_pool *pool, struct td_pool_stats *out);
+
+enum td_worker_state {
+    TD_WORKER_ABSENT = 0, TD_WORKER_STARTING, TD_WORKER_IDLE, TD_WORKER_BUSY, TD_WORKER_LEAVING, TD_WORKER_DEAD
+};
+struct td_worker_info {
+    int32_t pid;
+    enum td_worker_state state;
+    uint64_t tasks_done, rss_bytes, busy_ns;
+    int64_t started_ns;
+};
+/* Fills up to cap entries, returns how many there are. */
+uint32_t td_pool_get_workers(td_pool *pool, struct td_worker_info *out, uint32_t cap);
+
+/* ---- The parent: tasks ------------------------------------------------------------------------------------ */
+
+enum td_task_state {
+    TD_TASK_QUEUED = 0,
+    TD_TASK_RUNNING,
+    /* final from here */
+    TD_TASK_RESULT,    /* td_task_result is the payload of the result */
+    TD_TASK_ERROR,     /* td_task_result is the payload of the exception that the call raised */
+    TD_TASK_CANCELLED,
+    TD_TASK_DIED,      /* td_task_death says how */
+    TD_TASK_TIMED_OUT,
+    TD_TASK_BROKEN,    /* the pool broke before it could run; td_pool_broken_reason */
+};
+
+td_task *td_task_ref(td_task *task);
+void td_task_unref(td_task *task); /* never cancels; frees a final task's memory */
+enum td_task_state td_task_state(const td_task *task); /* cheap: no lock, drains nothing */
+uint64_t td_task_tag(const td_task *task);
+/* Whoever waits drives all pools of the process (the drain token). GIL released by the caller. */
+td_status td_task_wait_until(td_task *task, int64_t deadline_ns);
+/* Drains without waiting if nobody else does; true when the task is final now. */
+bool td_task_poll(td_task *task);
+/* Queued: cancelled now, TD_OK. Running: TD_EAGAIN, or with force it gets the exception now and SIGKILL after
+ * the pool's grace time: TD_OK, final later. Final: TD_EINVAL. */
+td_status td_task_cancel(td_task *task, bool force);
+/* RESULT and ERROR: bytes valid until the task's last reference goes. */
+td_status td_task_result(const td_task *task, struct td_view *out);
+/* The arguments, as submitted (for a caller that runs them itself or names them in an error). */
+td_status td_task_args(const td_task *task, struct td_view *out);
+
+struct td_timing {
+    int64_t submitted_ns, started_ns, ended_ns, completed_ns; /* absolute; 0: did not happen */
+    int32_t worker_pid;
+    uint32_t attempts;
+};
+void td_task_timing(const td_task *task, struct td_timing *out);
+
+struct td_death {
+    int32_t pid, signal, exit_code;    /* signal 0: it left with exit_code; exit_code -1: not known */
+    uint32_t oom_suspected, quarantined, deaths; /* quarantined: its retries were used up by deaths */
+};
+td_status td_task_death(const td_task *task, struct td_death *out);
+/* The faulthandler text that the dead worker wrote; "" when there is none. Valid as long as the task. */
+const char *td_task_death_stack(const td_task *task);
+
+/* A map's chunk may come back in parts: this task holds items [begin, end), and td_task_rest, borrowed, NULL at
+ * the last part, those that follow it. Parts are fixed once the task is final. */
+void td_task_range(const td_task *task, uint32_t *begin, uint32_t *end);
+td_task *td_task_rest(const td_task *task);
+
+/* Marks the task so that its completion reaches td_observed_pop_until; false when it is final already. */
+bool td_task_observe(td_task *task);
+
+/* ---- The parent: waiting for many ------------------------------------------------------------------------- */
+
+td_status td_group_new(td_group **out);
+void td_group_free(td_group *group);
+/* A task is in at most one group: TD_EINVAL otherwise. A final task is queued at once. The group holds a reference. */
+td_status td_group_add(td_group *group, td_task *task);
+/* The next completed task, whose reference passes to the caller; TD_EINVAL when the group is empty. */
+td_status td_group_pop_until(td_group *group, int64_t deadline_ns, td_task **out);
+
+/* The next observed completion (reference passes to the caller). TD_ECLOSED after td_observed_close, until reopened. */
+td_status td_observed_pop_until(int64_t deadline_ns, td_task **out);
+void td_observed_close(void);
+void td_observed_open(void);
+
+/* In the child of a fork: every pool of the parent is inert from here on (TD_EFORKED), its memory unmapped. */
+void td_after_fork_child(void);
+
+/* ---- The zygote ------------------------------------------------------------------------------------------- */
+
+/* What a forked child gets; descriptors are its own, close-on-exec. */
+struct td_birth {
+    uint32_t worker;
+    int arena_fd, lifeline_fd, control_fd, args_fd, bell_fd, event_fd, stack_fd;
+    int stdio_fds[3];
+    const void *context; /* as td_pool_set_context gave it; malloc'ed, the child's */
+    uint64_t context_bytes;
+};
+/* Waits for orders on the channel and reaps children, until one of:
+ *   TD_OK         fork now: the caller forks and calls td_zygote_forked in both processes
+ *   TD_ECLOSED    the parent is gone or wants an end: leave
+ * Any signal is handled inside but for Python's own (TD_EINTR). */
+td_status td_zygote_serve(int channel, struct td_birth *out);
+/* pid > 0 in the zygote (reports the child, or the failure of fork when < 0), 0 in the child (closes the channel). */
+td_status td_zygote_forked(int channel, struct td_birth *birth, int32_t pid);
+/* A single worker (TD_START_SINGLE): receives its birth from the channel and needs no fork. */
+td_status td_birth_receive(int channel, struct td_birth *out);
+/* The zygote's own answer to a failed start (a preload that raised): text reaches td_pool_broken_reason. */
+td_status td_zygote_fail(int channel, const char *reason);
+
+/* ---- The worker ------------------------------------------------------------------------------------------- */
+
+/* Arms the lifeline, maps the pool. The birth's descriptors are taken over. */
+td_status td_worker_attach(struct td_birth *birth, td_worker **out);
+void td_worker_detach(td_worker *worker);
+
+struct td_assignment {
+    uint32_t fn;             /* the function's number */
+    struct td_view fn_bytes; /* from which to make it when it is not known yet */
+    struct td_view args;
+    void *args_data;         /* writable alias of args when they are in a block with this one consumer, else NULL */
+    uint32_t begin, end;     /* a chunk's items at the time of claiming; 0, 0: a plain task */
+    uint32_t attempt;
+    uint64_t position;       /* names this assignment; td_worker_interrupted compares it */
+};
+/* The next task: spins, then sleeps. TD_ECLOSED: leave; TD_EINTR: run signal handlers and come back. */
+td_status td_worker_next(td_worker *worker, struct td_assignment *out);
+/* A chunk's next item of the current assignment; TD_ECLOSED: no item is left. */
+td_status td_worker_take_item(td_worker *worker, uint32_t *item);
+/* Room for a result in the worker's own arena; grows by copying with td_worker_block_grow. */
+td_status td_worker_block(td_worker *worker, uint64_t bytes, struct td_block *out);
+td_status td_worker_block_grow(td_worker *worker, struct td_block *block, uint64_t used, uint64_t bytes);
+void td_worker_block_drop(td_worker *worker, struct td_block *block);
+/* A chunk's results so far are readable in this block: survives the worker's death (release store). */
+void td_worker_publish(td_worker *worker, const struct td_block *block, uint64_t used_bytes, uint32_t items_done);
+/* Ends the assignment: ok or error, inline (<= TD_INLINE_RESULT) or in a block, which passes to the parent.
+ * keep_args: the arguments' block is still referenced here; td_worker_give_args gives it back later. */
+td_status td_worker_reply(td_worker *worker, bool ok, const void *bytes, struct td_block *block, uint64_t len,
+                          bool keep_args);
+void td_worker_give_args(td_worker *worker, uint64_t offset);
+/* Was the exception signal (SIGURG) meant for the running assignment? Clears the request. */
+bool td_worker_interrupted(td_worker *worker);
+/* The engine asks this worker to leave after the current task (SIGTERM does). */
+void td_worker_leave(td_worker *worker);
+uint32_t td_worker_index(const td_worker *worker);
+/* Initialisation failed or succeeded: the text reaches td_pool_broken_reason. */
+td_status td_worker_ready(td_worker *worker);
+td_status td_worker_failed(td_worker *worker, const char *reason);
 
 #ifdef __cplusplus
 }

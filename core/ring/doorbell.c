@@ -1,0 +1,209 @@
+/* ring/doorbell.c: see doorbell.h for the states, the protocol and why nobody oversleeps.
+ * Tests  tests/ring/test_doorbell.c */
+#include "ring/doorbell.h"
+
+#include <limits.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "os/event.h"
+#include "os/futex.h"
+#include "os/memfd.h"
+
+#define BELL_BYTES 4096u
+
+/* ---- The bell ---------------------------------------------------------------------------------------------- */
+
+td_status td_bell_new(struct td_bell_map *map)
+{
+    int fd, event_fd;
+    td_memfd_kind kind;
+    void *page;
+    td_status status = td_memfd_new("treadle-bell", BELL_BYTES, &fd, &kind);
+    if (status != TD_OK)
+        return status;
+    status = td_memfd_commit(fd, 0, BELL_BYTES);
+    if (status == TD_OK)
+        status = td_event_new(&event_fd);
+    if (status != TD_OK)
+        goto no_event;
+    status = td_map_shared(fd, BELL_BYTES, true, &page);
+    if (status != TD_OK)
+        goto no_map;
+    map->bell = page;
+    map->bell->magic = TD_BELL_MAGIC;
+    map->fd = fd;
+    map->event_fd = event_fd;
+    return TD_OK;
+no_map:
+    close(event_fd);
+no_event:
+    close(fd);
+    return status;
+}
+
+td_status td_bell_attach(struct td_bell_map *map, int fd, int event_fd)
+{
+    struct stat info;
+    if (fstat(fd, &info) != 0)
+        return TD_EOS;
+    if ((uint64_t)info.st_size < BELL_BYTES)
+        return TD_EPROTO;
+    void *page;
+    td_status status = td_map_shared(fd, BELL_BYTES, true, &page);
+    if (status != TD_OK)
+        return status;
+    if (((struct td_bell *)page)->magic != TD_BELL_MAGIC) {
+        td_unmap(page, BELL_BYTES);
+        return TD_EPROTO;
+    }
+    map->bell = page;
+    map->fd = fd;
+    map->event_fd = event_fd;
+    return TD_OK;
+}
+
+void td_bell_fini(struct td_bell_map *map)
+{
+    td_unmap(map->bell, BELL_BYTES);
+    close(map->fd);
+    close(map->event_fd);
+    map->bell = NULL;
+}
+
+void td_bell_ring(struct td_bell_map *map)
+{
+    struct td_bell *bell = map->bell;
+    const uint32_t listen = TD_EDGE(bell_B, td_atomic_load_seq, td_atomic_load_relaxed)(&bell->listen); /* B4 */
+    if (listen == 0)
+        return;
+    /* A sleeping waiter drains for everybody: the native thread need not hear of it too. */
+    const uint32_t answer = (listen & TD_LISTEN_FUTEX) != 0 ? TD_LISTEN_FUTEX : TD_LISTEN_EVENT;
+    if ((td_atomic_fetch_and_seq(&bell->listen, ~answer) & answer) == 0)
+        return;
+    if (answer == TD_LISTEN_FUTEX) {
+        td_atomic_fetch_add_seq(&bell->rings, 1);
+        td_futex_wake(&bell->rings, 1, true);
+    } else {
+        td_event_ring(map->event_fd);
+    }
+}
+
+void td_bell_ring_loud(struct td_bell_map *map)
+{
+    if ((td_atomic_load_seq(&map->bell->listen) & TD_LISTEN_FUTEX) != 0)
+        td_bell_ring(map);
+    else
+        td_event_ring(map->event_fd);
+}
+
+uint32_t td_bell_listen(struct td_bell_map *map)
+{
+    const uint32_t seen = td_atomic_load_seq(&map->bell->rings);
+    td_atomic_fetch_or_seq(&map->bell->listen, TD_LISTEN_FUTEX); /* B1 */
+    return seen;
+}
+
+td_status td_bell_sleep_until(struct td_bell_map *map, uint32_t seen, int64_t deadline_ns)
+{
+    td_atomic_store_relaxed(&map->bell->asleep, 1);
+    const td_status status = td_futex_wait_until(&map->bell->rings, seen, deadline_ns, true);
+    td_atomic_store_relaxed(&map->bell->asleep, 0);
+    return status == TD_EAGAIN ? TD_OK : status;
+}
+
+void td_bell_unlisten(struct td_bell_map *map)
+{
+    td_atomic_fetch_and_seq(&map->bell->listen, ~TD_LISTEN_FUTEX);
+}
+
+void td_bell_kick(struct td_bell_map *map)
+{
+    td_atomic_fetch_add_seq(&map->bell->rings, 1);
+    td_futex_wake(&map->bell->rings, INT_MAX, true);
+}
+
+/* ---- Workers ----------------------------------------------------------------------------------------------- */
+
+/* The parked worker that worked last: its CPU is awake and its caches are warm. -1 when none is parked. */
+static int64_t newest_parked(struct td_segment_map *map)
+{
+    int64_t best = -1;
+    uint64_t best_stamp = 0;
+    for (uint32_t w = 0; w < map->worker_count; w++) {
+        if (td_atomic_load_relaxed(&map->states[w]) != TD_SEAT_PARKED)
+            continue;
+        const uint64_t stamp = td_atomic_load_relaxed(&map->seats[w].park_stamp);
+        if (best < 0 || stamp > best_stamp) {
+            best = w;
+            best_stamp = stamp;
+        }
+    }
+    return best;
+}
+
+static bool wake(struct td_segment_map *map, uint32_t worker)
+{
+    uint32_t parked = TD_SEAT_PARKED;
+    if (!td_atomic_cas_strong_seq(&map->states[worker], &parked, TD_SEAT_WOKEN))
+        return false;
+    td_futex_wake(&map->states[worker], 1, true);
+    return true;
+}
+
+uint32_t td_doorbell_wake_workers(struct td_segment_map *map)
+{
+    uint64_t awake = 0, parked = 0;
+    for (uint32_t w = 0; w < map->worker_count; w++) {
+        const uint32_t state = TD_EDGE(doorbell_D, td_atomic_load_seq, td_atomic_load_relaxed)(&map->states[w]); /* D4 */
+        awake += state == TD_SEAT_SEARCHING || state == TD_SEAT_WOKEN;
+        parked += state == TD_SEAT_PARKED;
+    }
+    if (parked == 0)
+        return 0;
+    const uint64_t waiting = td_submission_waiting(map);
+    uint32_t woken = 0;
+    while (awake + woken < waiting) {
+        const int64_t worker = newest_parked(map);
+        if (worker < 0)
+            break;
+        woken += wake(map, (uint32_t)worker);
+    }
+    return woken;
+}
+
+void td_doorbell_wake_worker(struct td_segment_map *map, uint32_t worker)
+{
+    wake(map, worker);
+}
+
+td_status td_doorbell_park_until(struct td_segment_map *map, uint32_t worker, uint64_t seen_tail,
+                                 int64_t deadline_ns)
+{
+    td_atomic_u32 *state = &map->states[worker];
+    td_status status = TD_OK;
+    td_atomic_store_relaxed(&map->seats[worker].park_stamp, (uint64_t)td_now_ns());
+    TD_EDGE(doorbell_D, td_atomic_store_seq, td_atomic_store_relaxed)(state, TD_SEAT_PARKED); /* D1 */
+    if (td_atomic_load_seq(&map->head->tail) == seen_tail && /* D2 */
+        td_atomic_load_seq(&map->head->closing) == 0 &&
+        td_atomic_load_seq(&map->seats[worker].dismissed) == 0) {
+        status = td_futex_wait_until(state, TD_SEAT_PARKED, deadline_ns, true);
+        if (status == TD_EAGAIN)
+            status = TD_OK;
+    }
+    td_atomic_store_seq(state, TD_SEAT_SEARCHING);
+    return status;
+}
+
+bool td_doorbell_may_spin(const struct td_segment_map *map, const struct td_bell_map *bell)
+{
+    if (map->head->spin_ns == 0)
+        return false;
+    uint32_t active = td_atomic_load_relaxed(&bell->bell->asleep) != 0 ? 0 : 1;
+    for (uint32_t w = 0; w < map->worker_count; w++) {
+        const uint32_t state = td_atomic_load_relaxed(&map->states[w]);
+        active += state == TD_SEAT_SEARCHING || state == TD_SEAT_WOKEN || state == TD_SEAT_BUSY;
+    }
+    return active <= map->head->cpu_budget;
+}

@@ -1,0 +1,83 @@
+/* ring/doorbell.h: how both sides sleep, and are woken only when they do.
+ *
+ * Two directions, one idea: the sleeper first says that it sleeps, then looks once more; the other side first
+ * publishes, then looks whether somebody sleeps. All four accesses are seq_cst, so at least one of the two sees the
+ * other (Dekker); there is no state in which work waits and everybody sleeps.
+ *
+ * Workers (D). Each parks on its own word in states[]:
+ *
+ *      SEARCHING --park--> PARKED --(parent: wake)--> WOKEN --(awake)--> SEARCHING
+ *                  \--(work seen, or a signal)--------------------------/
+ *
+ *      worker: states[w] = PARKED (D1); look at tail (D2); sleep while states[w] == PARKED.
+ *      parent: tail += 1 (D3); look at states[] (D4); PARKED -> WOKEN by CAS; futex wake.
+ *      D1 before D2 and D3 before D4 in one total order: either the worker sees the new tail or the parent sees PARKED.
+ *      The parent wakes the most recently parked worker, and only as many as there are tasks that no awake worker will
+ *      take: a searching worker needs no wake-up.
+ *
+ * The parent (B). One bell per process, shared by all its pools:
+ *
+ *      waiter: listen |= FUTEX (B1); look at all completion rings (B2); sleep while `rings` has not changed.
+ *      worker: done_tail += 1 (B3); look at `listen` (B4); clear the bit it answers; rings += 1; wake.
+ *      Whoever clears the bit wakes; the others return at once: one system call however many workers finish together.
+ *      EVENT asks for the eventfd instead, on which the native thread polls.
+ *
+ * Crash  a worker that dies between clearing a bit and waking leaves the waiter asleep; the worker's death itself rings,
+ *        through the native thread, which wakes the waiter after it has cleaned up.
+ * Tests  tests/ring/test_doorbell.c */
+#ifndef TD_RING_DOORBELL_H
+#define TD_RING_DOORBELL_H
+
+#include "base/atomic.h"
+#include "base/status.h"
+#include "ring/submission.h"
+
+#define TD_BELL_MAGIC UINT64_C(0x6c6c6562) /* "bell" */
+#define TD_LISTEN_FUTEX 1u /* a thread sleeps on `rings` */
+#define TD_LISTEN_EVENT 2u /* the native thread wants to hear of completions */
+
+/* In a memfd of one page, made by the parent before its first pool. */
+struct td_bell {
+    uint64_t magic;
+    td_atomic_u32 listen; /* TD_LISTEN_* */
+    td_atomic_u32 rings;  /* the futex word */
+    td_atomic_u32 asleep; /* the parent's token holder sleeps: its CPU is free to spin on */
+};
+
+struct td_bell_map {
+    struct td_bell *bell;
+    int fd;
+    int event_fd;
+};
+
+td_status td_bell_new(struct td_bell_map *map);
+/* Takes the descriptors over on success. */
+td_status td_bell_attach(struct td_bell_map *map, int fd, int event_fd);
+void td_bell_fini(struct td_bell_map *map);
+
+/* Worker, after a completion: wakes whoever listens. One load when nobody does. */
+void td_bell_ring(struct td_bell_map *map);
+/* Worker: somebody must come, even if only the native thread can. */
+void td_bell_ring_loud(struct td_bell_map *map);
+
+/* Parent. `seen` is what td_bell_listen returned; TD_OK when rung, TD_ETIMEDOUT, TD_EINTR. Between the two calls the
+ * caller looks at all rings. */
+uint32_t td_bell_listen(struct td_bell_map *map);
+td_status td_bell_sleep_until(struct td_bell_map *map, uint32_t seen, int64_t deadline_ns);
+void td_bell_unlisten(struct td_bell_map *map);
+/* Parent: wakes the thread in td_bell_sleep_until from another thread. */
+void td_bell_kick(struct td_bell_map *map);
+
+/* Parent, after a push: wakes parked workers while fewer are awake and free than tasks wait. Returns how many. */
+uint32_t td_doorbell_wake_workers(struct td_segment_map *map);
+/* Parent: wakes one worker whatever waits (to leave, to take a cancel). */
+void td_doorbell_wake_worker(struct td_segment_map *map, uint32_t worker);
+
+/* Worker: sleeps until woken or the deadline. The caller has found nothing to claim; `seen_tail` is the tail up to which
+ * it looked. TD_OK: look again; TD_EINTR; TD_ETIMEDOUT. */
+td_status td_doorbell_park_until(struct td_segment_map *map, uint32_t worker, uint64_t seen_tail,
+                                 int64_t deadline_ns);
+/* Worker: may it spin? Only while busy and searching processes together fit the CPU budget. */
+bool td_doorbell_may_spin(const struct td_segment_map *map, const struct td_bell_map *bell);
+
+#endif

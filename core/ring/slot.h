@@ -1,0 +1,91 @@
+/* ring/slot.h: a task in shared memory, and the word that names who owns it.
+ *
+ * Invariants  I1 A slot's word is {position, worker, state}. The position, unique over the life of a pool, is that of
+ *                the submission ring's cell that announced the task; so a word read for one task never matches another.
+ *             I2 FREE and READY belong to the parent, CLAIMED and DONE to the worker in the word. Only these moves
+ *                exist: parent FREE->READY, READY->FREE (cancelled), DONE->FREE, CLAIMED->FREE (its worker's death is
+ *                confirmed); worker READY->CLAIMED->DONE.
+ *             I3 The parent writes the request before READY and leaves it alone until FREE, but for cutting `range`.
+ *                The worker writes the reply between CLAIMED and DONE.
+ * Ordering    S: write request -> release READY -> acquire in the claiming CAS -> read request.
+ *             R: write reply -> release DONE -> acquire DONE -> read reply.
+ *             T: write an item's result -> release partial_items -> acquire partial_items -> read the results.
+ * Crash       a worker's death at any point leaves READY (untouched), CLAIMED (lost, but for the items published) or
+ *             DONE (complete).
+ * Tests       tests/ring/test_submission.c, tests/ring/test_completion.c */
+#ifndef TD_RING_SLOT_H
+#define TD_RING_SLOT_H
+
+#include <assert.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/atomic.h"
+#include "treadle.h"
+
+enum td_slot_state { TD_SLOT_FREE = 0, TD_SLOT_READY, TD_SLOT_CLAIMED, TD_SLOT_DONE };
+
+/* {position:44, worker:16, state:4}: 5 billion years at 100 tasks a second, 5 months at a million. */
+#define TD_POSITION_BITS 44u
+#define TD_POSITION_MASK ((UINT64_C(1) << TD_POSITION_BITS) - 1)
+
+static inline uint64_t td_word(uint64_t position, uint32_t worker, enum td_slot_state state)
+{
+    return position << 20 | (uint64_t)(worker & 0xffffu) << 4 | (uint64_t)state;
+}
+static inline uint64_t td_word_position(uint64_t word)
+{
+    return word >> 20;
+}
+static inline uint32_t td_word_worker(uint64_t word)
+{
+    return (uint32_t)(word >> 4) & 0xffffu;
+}
+static inline enum td_slot_state td_word_state(uint64_t word)
+{
+    return (enum td_slot_state)(word & 0xfu);
+}
+
+/* A chunk's items still to run: {end:32, next:32}. */
+static inline uint64_t td_range(uint32_t next, uint32_t end)
+{
+    return (uint64_t)end << 32 | next;
+}
+static inline uint32_t td_range_next(uint64_t range)
+{
+    return (uint32_t)range;
+}
+static inline uint32_t td_range_end(uint64_t range)
+{
+    return (uint32_t)(range >> 32);
+}
+
+#define TD_SLOT_KEEP_ARGS 1u /* the worker still holds the arguments' block */
+#define TD_SLOT_ERROR 2u     /* the result is an exception's payload */
+
+struct td_slot {
+    /* the request */
+    td_atomic_u64 word;
+    td_atomic_u64 range;  /* a chunk's items; 0, 0 for a plain task */
+    uint32_t fn;
+    uint32_t attempt;     /* 0 for the first */
+    uint64_t fn_offset;   /* in the parent's arena */
+    uint64_t fn_bytes;
+    uint64_t args_offset; /* in the parent's arena; 0: inline */
+    uint64_t args_bytes;
+    uint64_t task;        /* the parent's own, never read by a worker */
+    uint8_t args[TD_INLINE_ARGS];
+    /* the reply */
+    td_atomic_u32 partial_items;  /* a chunk's items whose results can be read */
+    uint32_t reply_flags;         /* TD_SLOT_* */
+    td_atomic_u64 partial_offset; /* of the block that holds them, in the worker's arena */
+    int64_t started_ns, ended_ns;
+    uint64_t result_offset;       /* in the worker's arena; 0: inline */
+    uint64_t result_bytes;
+    uint64_t reserved;
+    uint8_t result[TD_INLINE_RESULT];
+};
+
+static_assert(sizeof(struct td_slot) == 256, "a slot is four cache lines");
+
+#endif

@@ -1,0 +1,69 @@
+/* ring/submission.c: see submission.h for the protocol, its invariants and its edges.
+ * Tests  tests/ring/test_submission.c */
+#include "ring/submission.h"
+
+#include "base/assert.h"
+
+td_status td_submission_push(struct td_segment_map *map, uint32_t slot, uint64_t *position_out)
+{
+    const uint32_t mask = map->slot_count - 1;
+    const uint64_t position = td_atomic_load_relaxed(&map->head->tail);
+    td_atomic_u64 *cell = &map->cells[position & mask];
+    const uint64_t old = td_atomic_load_relaxed(cell);
+    if (old != 0) {
+        struct td_slot *oldest = &map->slots[td_cell_slot(old)];
+        const uint64_t word = td_atomic_load_relaxed(&oldest->word);
+        if (td_word_state(word) == TD_SLOT_READY && td_word_position(word) == td_cell_position(old))
+            return TD_EAGAIN;
+    }
+    struct td_slot *task = &map->slots[slot];
+    TD_ASSERT_EQ(td_word_state(td_atomic_load_relaxed(&task->word)), TD_SLOT_FREE);
+    TD_EDGE(slot_S, td_atomic_store_release, td_atomic_store_relaxed)
+    (&task->word, td_word(position, 0, TD_SLOT_READY)); /* S */
+    TD_EDGE(submission_A, td_atomic_store_release, td_atomic_store_relaxed)
+    (cell, td_cell(position, slot)); /* A */
+    /* seq_cst: orders the announcement before the look at who sleeps (doorbell.h, D). */
+    td_atomic_store_seq(&map->head->tail, position + 1);
+    *position_out = position;
+    return TD_OK;
+}
+
+bool td_submission_cancel(struct td_segment_map *map, uint32_t slot, uint64_t position)
+{
+    uint64_t word = td_word(position, 0, TD_SLOT_READY);
+    return td_atomic_cas_strong_acqrel(&map->slots[slot].word, &word, td_word(position, 0, TD_SLOT_FREE));
+}
+
+td_status td_submission_claim(struct td_segment_map *map, uint32_t worker, uint64_t *from, uint32_t *slot_out,
+                              uint64_t *position_out)
+{
+    const uint32_t mask = map->slot_count - 1;
+    const uint64_t hint = td_atomic_load_relaxed(&map->head->head_hint);
+    uint64_t position = hint > *from ? hint : *from;
+    for (;; position++) {
+        const uint64_t cell = td_atomic_load_acquire(&map->cells[position & mask]); /* A */
+        if (td_cell_position(cell) != position) {
+            if (td_cell_position(cell) < position || cell == 0)
+                break; /* not announced yet */
+            /* Lapped while walking: everything a lap back was claimed (I1). */
+            position = td_cell_position(cell) - map->slot_count;
+            continue;
+        }
+        const uint32_t slot = td_cell_slot(cell);
+        if (slot >= map->slot_count)
+            return TD_EPROTO;
+        td_atomic_u64 *word = &map->slots[slot].word;
+        uint64_t expected = td_word(position, 0, TD_SLOT_READY);
+        if (td_atomic_load_relaxed(word) != expected)
+            continue;
+        if (!td_atomic_cas_strong_acqrel(word, &expected, td_word(position, worker, TD_SLOT_CLAIMED))) /* S */
+            continue;
+        *from = position + 1;
+        td_atomic_store_relaxed(&map->head->head_hint, position + 1);
+        *slot_out = slot;
+        *position_out = position;
+        return TD_OK;
+    }
+    *from = position;
+    return TD_EAGAIN;
+}
