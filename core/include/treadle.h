@@ -61,19 +61,19 @@ typedef struct td_task td_task;     /* one call on its way: from submit until it
 typedef struct td_group td_group;   /* a queue of tasks in the order of their completion */
 typedef struct td_worker td_worker; /* a worker's end of a pool */
 
-/* A block of an arena that its holder may fill or read. offset 0 is no block. */
-struct td_block {
-    void *data;
-    uint64_t offset;
-    uint64_t capacity;
-};
+/* A block of an arena that its holder may fill or read, named by a ref that is good in every process; ref 0 is no block. */
+typedef struct td_block {
+    uint64_t ref;
+    void *data;        /* 64-byte aligned */
+    uint64_t capacity; /* bytes, at least what was asked for */
+} td_block;
 
 /* Bytes to be read: inside a slot, or in an arena's block. Valid as long as the task (parent) or the
  * assignment (worker) is. */
 struct td_view {
     const void *data;
     uint64_t bytes;
-    uint64_t offset; /* of the block that holds it; 0 when inline */
+    uint64_t ref; /* of the block that holds it; 0 when inline */
 };
 
 /* ---- The parent: pools ------------------------------------------------------------------------------------ */
@@ -291,7 +291,7 @@ void td_worker_publish(td_worker *worker, const struct td_block *block, uint64_t
  * keep_args: the arguments' block is still referenced here; td_worker_give_args gives it back later. */
 td_status td_worker_reply(td_worker *worker, bool ok, const void *bytes, struct td_block *block, uint64_t len,
                           bool keep_args);
-void td_worker_give_args(td_worker *worker, uint64_t offset);
+void td_worker_give_args(td_worker *worker, uint64_t ref);
 /* Was the exception signal (SIGURG) meant for the running assignment? Clears the request. */
 bool td_worker_interrupted(td_worker *worker);
 /* The engine asks this worker to leave after the current task (SIGTERM does). */

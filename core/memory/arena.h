@@ -30,12 +30,6 @@ typedef struct td_arena td_arena;
 
 #define TD_BLOCK_ALIGN 64u /* of a block's first byte, and of its capacity */
 
-typedef struct td_block {
-    uint64_t ref;
-    void *data;
-    uint64_t capacity; /* bytes, at least what was asked for */
-} td_block;
-
 static inline uint64_t td_ref_offset(uint64_t ref)
 {
     return ref & ((UINT64_C(1) << 40) - 1);

@@ -69,18 +69,18 @@ struct td_slot {
     td_atomic_u64 range;  /* a chunk's items; 0, 0 for a plain task */
     uint32_t fn;
     uint32_t attempt;     /* 0 for the first */
-    uint64_t fn_offset;   /* in the parent's arena */
+    uint64_t fn_ref;      /* in the parent's arena */
     uint64_t fn_bytes;
-    uint64_t args_offset; /* in the parent's arena; 0: inline */
+    uint64_t args_ref;    /* in the parent's arena; 0: inline */
     uint64_t args_bytes;
     uint64_t task;        /* the parent's own, never read by a worker */
     uint8_t args[TD_INLINE_ARGS];
     /* the reply */
     td_atomic_u32 partial_items;  /* a chunk's items whose results can be read */
     uint32_t reply_flags;         /* TD_SLOT_* */
-    td_atomic_u64 partial_offset; /* of the block that holds them, in the worker's arena */
+    td_atomic_u64 partial_ref;    /* of the block that holds them, in the worker's arena */
     int64_t started_ns, ended_ns;
-    uint64_t result_offset;       /* in the worker's arena; 0: inline */
+    uint64_t result_ref;          /* in the worker's arena; 0: inline */
     uint64_t result_bytes;
     uint64_t reserved;
     uint8_t result[TD_INLINE_RESULT];
