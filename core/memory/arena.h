@@ -9,7 +9,8 @@
  *
  * A block is named by a `ref`, good in every process: the offset of its first byte in the low 40 bits, a generation
  * above. 0 is never a ref. A ref that was freed is told from the block that took its place (until 2^24 allocations
- * later), so that giving back twice is an error, not somebody else's block.
+ * later), so that giving back twice is an error, not somebody else's block. Wherever the engine stores or sends the
+ * "offset" of a block (struct td_block and the messages), it is this number.
  *
  *        alloc            lend             give (anyone)       sweep (owner)
  *   free ------> owned ---------> lent -------------> given -----------------> free
@@ -76,7 +77,7 @@ bool td_arena_is_owner(const td_arena *arena);
  *   TD_EAGAIN   over the cap or the machine's room now, but it would fit if live blocks were freed: wait and retry
  *   TD_ENOROOM  will not fit: over the cap by itself, over the machine's room, or over the address range
  *   TD_ENOMEM   no heap memory for the allocator's own tables */
-td_status td_arena_alloc(td_arena *arena, uint64_t bytes, td_block *out);
+td_status td_arena_alloc(td_arena *arena, uint64_t bytes, struct td_block *out);
 
 /* Cuts the block down to the `bytes` that are used, and updates its ref's capacity; may keep more than asked. The block
  * stays where it is. TD_EINVAL: not a block that the owner holds, or longer than its capacity. */
