@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 import secrets
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ class Counts:
     def __str__(self) -> str:
         return f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped"
 
+
+# No run of one of the two takes so long, whatever the sanitizer.
+LIMIT_S = 1800.0
 
 # The closing line of the C harness (core/tests/harness.h): a program holds many tests.
 CLOSING = re.compile(r"(?m)^(\d+) passed, (\d+) failed, (\d+) skipped$")
@@ -62,7 +66,13 @@ def read_junit(path: Path) -> Counts:
 def finish(command: list[str], report: Path, environment: dict[str, str]) -> Counts:
     """Run one test runner; a failing exit status counts as a failure even where the report shows none."""
     report.unlink(missing_ok=True)
-    status = subprocess.run(command, env=environment, check=False).returncode
+    with subprocess.Popen(command, env=environment) as process:
+        try:
+            status = process.wait(LIMIT_S)
+        except subprocess.TimeoutExpired:
+            # Each test has its own deadline; this is for one that is stuck in C. SIGABRT prints every stack.
+            process.send_signal(signal.SIGABRT)
+            status = process.wait()
     counts = read_junit(report)
     if status != 0 and counts.failed == 0:
         counts.failed = 1

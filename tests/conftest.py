@@ -1,0 +1,178 @@
+"""What every Python test gets: a deadline, a printed seed, and a check that it leaves nothing behind.
+
+A folder's own conftest.py adds kinds of things to the check by the hook `pytest_leak_kinds`:
+
+    def pytest_leak_kinds():
+        return {"handles": lambda: set(treadle._engine.live_handles())}
+
+A test that leaves something on purpose says so: `@pytest.mark.leaks_allowed("descriptors")`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import gc
+import multiprocessing.resource_tracker
+import os
+import random
+import secrets
+import select
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+Snapshot = Callable[[], set[str]]
+
+DEADLINE_S = float(os.environ.get("TREADLE_TEST_SECONDS", "60"))
+GRACE_S = 10.0
+SEED = os.environ.get("TREADLE_TEST_SEED") or secrets.token_hex(4)
+# Every descendant of the test run inherits this word, wherever it is re-parented to.
+RUN = os.environ.setdefault("TREADLE_TEST_RUN", secrets.token_hex(8))
+
+settings.register_profile("treadle", deadline=None, print_blob=True)
+settings.load_profile("treadle")
+
+
+class LeakHooks:
+    @pytest.hookspec
+    def pytest_leak_kinds(self) -> dict[str, Snapshot]:
+        """Kinds of things that a test may not leave behind: a name, and what lists those that are there."""
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    pluginmanager.add_hookspecs(LeakHooks)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--stress-n", type=int, default=5, help="repetitions of each stress test")
+
+
+def pytest_report_header() -> str:
+    return f"seed {SEED} (TREADLE_TEST_SEED), deadline {DEADLINE_S:g} s (TREADLE_TEST_SECONDS)"
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    # The stdlib's tracker lives as long as this process: start it before the first test that would.
+    multiprocessing.resource_tracker.ensure_running()
+    signal.signal(signal.SIGALRM, on_deadline)
+
+
+# --- deadlines
+
+
+def on_deadline(*_: object) -> None:
+    faulthandler.dump_traceback(2, all_threads=True)
+    pytest.fail("the deadline has passed")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    marker = item.get_closest_marker("deadline")
+    seconds = float(marker.args[0]) * DEADLINE_S / 60 if marker else DEADLINE_S
+    # Again and again, so that a teardown that hangs ends too.
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
+    try:
+        return (yield)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+# --- seeds
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> random.Random:
+    """A generator of this test's own, repeatable from the printed seed."""
+    return random.Random(f"{SEED} {request.node.nodeid}")
+
+
+@pytest.fixture
+def stress_n(request: pytest.FixtureRequest) -> int:
+    """How often a stress test repeats its work: --stress-n."""
+    return int(request.config.getoption("--stress-n"))
+
+
+# --- leaks
+
+
+def descendants() -> set[str]:
+    """Our children, and every process that inherited this run's word; zombies among the children count."""
+    found = set()
+    word = f"TREADLE_TEST_RUN={RUN}".encode()
+    own = os.getpid()
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit() or int(folder.name) == own:
+            continue
+        with contextlib.suppress(OSError):
+            command, _, rest = (folder / "stat").read_text().rpartition(")")
+            parent = int(rest.split()[1])
+            if parent == own or word in (folder / "environ").read_bytes():
+                found.add(f"{folder.name} {command.partition('(')[2]} {rest.split()[0]}")
+    return found
+
+
+def descriptors() -> set[str]:
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.add(f"{name} -> {os.readlink(f'/proc/self/fd/{name}')}")
+    return found
+
+
+def segments() -> set[str]:
+    return set(os.listdir("/dev/shm")) if Path("/dev/shm").is_dir() else set()
+
+
+def pytest_leak_kinds() -> dict[str, Snapshot]:
+    return {"processes": descendants, "descriptors": descriptors, "segments": segments}
+
+
+def pids(processes: set[str]) -> set[int]:
+    return {int(process.split()[0]) for process in processes}
+
+
+def new_things(kind: str, snapshot: Snapshot, before: set[str]) -> set[str]:
+    now = snapshot() - before
+    if kind == "processes":  # its state is part of a process's description, and changes
+        known = pids(before)
+        now = {process for process in now if int(process.split()[0]) not in known}
+    return now
+
+
+def wait_for_exit(processes: set[str], seconds: float) -> None:
+    """Wait until one of the processes ends, at most so long; with no process it waits that long."""
+    with contextlib.ExitStack() as stack:
+        poll = select.poll()
+        for pid in pids(processes):
+            with contextlib.suppress(OSError):
+                descriptor = os.pidfd_open(pid)
+                stack.callback(os.close, descriptor)
+                poll.register(descriptor, select.POLLIN)
+        poll.poll(seconds * 1000)
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    marker = request.node.get_closest_marker("leaks_allowed")
+    kinds: dict[str, Snapshot] = {}
+    for more in request.node.ihook.pytest_leak_kinds():
+        kinds.update(more)
+    for kind in marker.args if marker else ():
+        del kinds[kind]
+    before = {kind: snapshot() for kind, snapshot in kinds.items()}
+    yield
+    end = time.monotonic() + GRACE_S
+    while True:
+        left = {kind: new_things(kind, snapshot, before[kind]) for kind, snapshot in kinds.items()}
+        if not any(left.values()):
+            return
+        if time.monotonic() > end:
+            break
+        gc.collect()
+        wait_for_exit(left.get("processes", set()), 0.01)
+    pytest.fail("left behind: " + "; ".join(f"{kind}: {sorted(things)}" for kind, things in left.items() if things))
