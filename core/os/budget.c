@@ -12,7 +12,6 @@
 
 #include <fcntl.h>
 #include <limits.h>
-#include <math.h>
 #include <sched.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -66,11 +65,19 @@ static bool find_number(const char *text, const char *key, uint64_t *value)
     return false;
 }
 
+/* Notes which file decided; none when its path is too long to show. */
+static void note_file(char *note, size_t capacity, const td_cgroup *cgroup, const char *file)
+{
+    int length = snprintf(note, capacity, "%s/%s", cgroup->folder, file);
+    if (length < 0 || (size_t)length >= capacity)
+        note[0] = '\0';
+}
+
 /* ---- CPUs ---- */
 
 static unsigned count_affinity(unsigned otherwise)
 {
-    for (int cpus = 1024; cpus <= 1 << 20; cpus *= 2) { /* the kernel refuses a set smaller than its own */
+    for (size_t cpus = 1024; cpus <= 1 << 20; cpus *= 2) { /* the kernel refuses a set smaller than its own */
         cpu_set_t *set = CPU_ALLOC(cpus);
         if (!set)
             break;
@@ -89,7 +96,7 @@ static void note_quota(const td_cgroup *cgroup, const char *file, double quota, 
     if (budget->quota > 0 && budget->quota <= quota)
         return;
     budget->quota = quota;
-    snprintf(budget->quota_file, sizeof budget->quota_file, "%s/%s", cgroup->folder, file);
+    note_file(budget->quota_file, sizeof budget->quota_file, cgroup, file);
 }
 
 /* v2: cpu.max is "QUOTA PERIOD" or "max PERIOD", in microseconds. */
@@ -142,7 +149,8 @@ void td_cpu_budget_read(const char *root, td_cpu_budget *budget)
         budget->limit = TD_CPU_AFFINITY;
     }
     if (budget->quota > 0 && budget->quota < (double)budget->cpus) {
-        unsigned whole = (unsigned)ceil(budget->quota);
+        unsigned whole = (unsigned)budget->quota;
+        whole += (double)whole < budget->quota; /* up: half a CPU more is worth a worker */
         budget->limit = whole < budget->cpus ? TD_CPU_QUOTA : budget->limit;
         budget->cpus = whole;
     }
@@ -205,8 +213,7 @@ static void add_level(td_memory_budget *budget, const td_cgroup *cgroup, td_cgro
     if (limit < budget->limit) {
         budget->limit = limit;
         bool by_high = level.high_fd >= 0 && read_limit(level.limit_fd) > limit;
-        snprintf(budget->limit_file, sizeof budget->limit_file, "%s/%s", cgroup->folder,
-                 by_high ? files->high : files->limit);
+        note_file(budget->limit_file, sizeof budget->limit_file, cgroup, by_high ? files->high : files->limit);
     }
 }
 
