@@ -52,14 +52,17 @@ struct tb_payload {
 };
 
 /* ---- Encoding ---------------------------------------------------------------------------------------------
- * small/cap: the caller's buffer for short payloads (TD_INLINE_ARGS, TD_INLINE_RESULT). */
+ * small/cap: the caller's buffer for short payloads (TD_INLINE_ARGS, TD_INLINE_RESULT).
+ * flags: TB_MAIN_BY_REFERENCE when the workers have the user's __main__ (fork, forkserver, spawn). */
+#define TB_MAIN_BY_REFERENCE 1u
 
 /* A call's arguments in vectorcall form: nargs positional, then the values of kwnames (a tuple of str, or NULL). */
-int tb_encode_call(struct tb_codec *codec, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, uint8_t *small,
-                   size_t cap, const struct tb_room *room, struct tb_payload *out);
+int tb_encode_call(struct tb_codec *codec, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, unsigned flags,
+                   uint8_t *small, size_t cap, const struct tb_room *room, struct tb_payload *out);
 /* The same from a tuple and a dict (NULL: none). */
-int tb_encode_call_objects(struct tb_codec *codec, PyObject *args, PyObject *kwargs, uint8_t *small, size_t cap,
-                           const struct tb_room *room, struct tb_payload *out);
+int tb_encode_call_objects(struct tb_codec *codec, PyObject *args, PyObject *kwargs, unsigned flags, uint8_t *small,
+                           size_t cap, const struct tb_room *room, struct tb_payload *out);
+/* A result. */
 int tb_encode_value(struct tb_codec *codec, PyObject *value, uint8_t *small, size_t cap, const struct tb_room *room,
                     struct tb_payload *out);
 /* An exception, by treadle._remote.dump_exception, which makes something sendable of any exception. */
@@ -78,7 +81,8 @@ struct tb_chunk {
     struct tb_chunk_item *table;
     size_t table_cap;
 };
-int tb_chunk_append(struct tb_codec *codec, struct tb_chunk *chunk, PyObject *const *args, Py_ssize_t nargs);
+int tb_chunk_append(struct tb_codec *codec, struct tb_chunk *chunk, PyObject *const *args, Py_ssize_t nargs,
+                    unsigned flags);
 int tb_chunk_finish(struct tb_chunk *chunk, uint8_t *small, size_t cap, const struct tb_room *room,
                     struct tb_payload *out);
 void tb_chunk_clear(struct tb_chunk *chunk);
