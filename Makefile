@@ -20,7 +20,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 SOURCES := meson.build meson.options pyproject.toml \
 	$(shell find core binding python benchmarks/c -not -path '*/__pycache__*' 2>/dev/null)
 
-.PHONY: help build demo test test-c test-python check docs asan tsan stress fuzz bench test-aarch64 \
+.PHONY: help build demo test test-c test-python check format docs asan tsan stress fuzz bench test-aarch64 \
 	test-freethreaded clean
 .DEFAULT_GOAL := help
 
@@ -63,6 +63,16 @@ test-python: build ## the Python tests alone (T="tests/unit -k name")
 
 stress: build ## tests/stress, N times over
 	@$(BIN)/python tools/run_tests.py --build $(BUILD) --only python -- tests/stress --stress-n=$(N) $(T)
+
+# --- checks
+
+check: build $(VENV)/.check ## formatting, clang-tidy, layers, sizes, types, stubs, examples (CHECK=mypy for one)
+	@$(BIN)/python tools/check.py $(CHECK)
+
+format: $(VENV)/.check ## lay out every C and Python file
+	@$(BIN)/clang-format -i $$(git ls-files '*.c' '*.h')
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check --quiet --fix .
 
 clean: ## remove what was built, and the environments
 	rm -rf build docs/_build .venv .venv-*

@@ -73,9 +73,7 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="rewrite the lists")
     arguments = parser.parse_args()
     problems = [
-        problem
-        for source_list in LISTS
-        for problem in check(arguments.root, source_list, write=arguments.write)
+        problem for source_list in LISTS for problem in check(arguments.root, source_list, write=arguments.write)
     ]
     print(*problems, sep="\n", end="\n" if problems else "")
     return 1 if problems else 0

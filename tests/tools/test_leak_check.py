@@ -89,7 +89,5 @@ def test_the_same_seed_gives_the_same_numbers(pytester: pytest.Pytester, monkeyp
     pytester.makeconftest(CONFTEST.read_text())
     pytester.makeini(CONFIGURATION)
     pytester.makepyfile(body)
-    draws = [
-        [line for line in pytester.runpytest_subprocess("-s").outlines if "drew" in line] for _ in range(2)
-    ]
+    draws = [[line for line in pytester.runpytest_subprocess("-s").outlines if "drew" in line] for _ in range(2)]
     assert draws[0] == draws[1] != []
