@@ -28,8 +28,8 @@ _Noreturn void td_assert_compare_failed(const char *file, int line, const char *
                                         uintmax_t right)
 {
     char message[512];
-    snprintf(message, sizeof message, "%s:%d: assertion failed: %s: left %jd (%#jx), right %jd (%#jx)\n", file, line,
-             text, (intmax_t)left, left, (intmax_t)right, right);
+    snprintf(message, sizeof message, "%s:%d: assertion failed: %s: left %jd (%#jx), right %jd (%#jx)\n", file,
+             line, text, (intmax_t)left, left, (intmax_t)right, right);
     print_and_abort(message);
 }
 

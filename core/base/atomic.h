@@ -43,17 +43,21 @@ _Static_assert(ATOMIC_INT_LOCK_FREE == 2 && ATOMIC_LLONG_LOCK_FREE == 2 && ATOMI
 #define td_atomic_exchange_acqrel(word, value) atomic_exchange_explicit((word), (value), memory_order_acq_rel)
 #define td_atomic_exchange_seq(word, value) atomic_exchange_explicit((word), (value), memory_order_seq_cst)
 
-#define td_atomic_fetch_add_relaxed(word, value) atomic_fetch_add_explicit((word), (value), memory_order_relaxed)
-#define td_atomic_fetch_add_release(word, value) atomic_fetch_add_explicit((word), (value), memory_order_release)
+#define td_atomic_fetch_add_relaxed(word, value)                                                               \
+    atomic_fetch_add_explicit((word), (value), memory_order_relaxed)
+#define td_atomic_fetch_add_release(word, value)                                                               \
+    atomic_fetch_add_explicit((word), (value), memory_order_release)
 #define td_atomic_fetch_add_acqrel(word, value) atomic_fetch_add_explicit((word), (value), memory_order_acq_rel)
 #define td_atomic_fetch_add_seq(word, value) atomic_fetch_add_explicit((word), (value), memory_order_seq_cst)
-#define td_atomic_fetch_sub_relaxed(word, value) atomic_fetch_sub_explicit((word), (value), memory_order_relaxed)
+#define td_atomic_fetch_sub_relaxed(word, value)                                                               \
+    atomic_fetch_sub_explicit((word), (value), memory_order_relaxed)
 #define td_atomic_fetch_sub_acqrel(word, value) atomic_fetch_sub_explicit((word), (value), memory_order_acq_rel)
 #define td_atomic_fetch_sub_seq(word, value) atomic_fetch_sub_explicit((word), (value), memory_order_seq_cst)
 #define td_atomic_fetch_or_relaxed(word, value) atomic_fetch_or_explicit((word), (value), memory_order_relaxed)
 #define td_atomic_fetch_or_acqrel(word, value) atomic_fetch_or_explicit((word), (value), memory_order_acq_rel)
 #define td_atomic_fetch_or_seq(word, value) atomic_fetch_or_explicit((word), (value), memory_order_seq_cst)
-#define td_atomic_fetch_and_relaxed(word, value) atomic_fetch_and_explicit((word), (value), memory_order_relaxed)
+#define td_atomic_fetch_and_relaxed(word, value)                                                               \
+    atomic_fetch_and_explicit((word), (value), memory_order_relaxed)
 #define td_atomic_fetch_and_acqrel(word, value) atomic_fetch_and_explicit((word), (value), memory_order_acq_rel)
 #define td_atomic_fetch_and_seq(word, value) atomic_fetch_and_explicit((word), (value), memory_order_seq_cst)
 
@@ -79,12 +83,14 @@ _Static_assert(ATOMIC_INT_LOCK_FREE == 2 && ATOMIC_LLONG_LOCK_FREE == 2 && ATOMI
                                             memory_order_seq_cst)
 
 /* TD_EDGE(edge, strong, weak): `strong`, or `weak` when TD_WEAKEN_<edge> is defined as 1. The flag expands to 1 or
- * stays an unknown name; only TD_EDGE_COMMA_1 is a macro, and its comma moves `weak` into second place. */
+ * stays an unknown name; only TD_EDGE_SHIFT_1 is a macro, and its comma moves `weak` into second place. Each step
+ * expands what the step before has made, hence their number. */
 #define TD_EDGE(edge, strong, weak) TD_EDGE_FLAG_(TD_WEAKEN_##edge, strong, weak)
-#define TD_EDGE_FLAG_(flag, strong, weak) TD_EDGE_PICK_(flag, strong, weak)
-#define TD_EDGE_PICK_(flag, strong, weak) TD_EDGE_SECOND_(TD_EDGE_COMMA_##flag weak, strong, 0)
+#define TD_EDGE_FLAG_(flag, strong, weak) TD_EDGE_PASTE_(flag, strong, weak)
+#define TD_EDGE_PASTE_(flag, strong, weak) TD_EDGE_PLACE_(TD_EDGE_SHIFT_##flag, strong, weak)
+#define TD_EDGE_PLACE_(shift, strong, weak) TD_EDGE_SECOND_(shift weak, strong, 0)
 #define TD_EDGE_SECOND_(first, second, ...) second
-#define TD_EDGE_COMMA_1 ,
+#define TD_EDGE_SHIFT_1 ,
 
 #define TD_CACHELINE 64
 #define TD_ALIGNED(bytes) __attribute__((aligned(bytes)))

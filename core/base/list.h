@@ -14,7 +14,7 @@ typedef struct td_list {
 } td_list;
 
 /* The struct of `type` whose field `member` is `node`. */
-#define TD_LIST_ENTRY(node, type, member) ((type *)(void *)((char *)(node) - offsetof(type, member)))
+#define TD_LIST_ENTRY(node, type, member) ((type *)(void *)((char *)(node)-offsetof(type, member)))
 
 /* Goes through the nodes after `head`; `node` may be removed in the body. */
 #define TD_LIST_EACH(node, head)                                                                               \

@@ -50,9 +50,12 @@ typedef struct unit {
 } unit;
 
 static const unit byte_units[] = {
-    {"", 1}, {"K", INT64_C(1) << 10}, {"M", INT64_C(1) << 20}, {"G", INT64_C(1) << 30}, {"T", INT64_C(1) << 40}, {0}};
-static const unit second_units[] = {{"", 1000000000}, {"ns", 1}, {"us", 1000}, {"ms", 1000000}, {"s", 1000000000}, {0}};
-static const unit micro_units[] = {{"", 1000}, {"ns", 1}, {"us", 1000}, {"ms", 1000000}, {"s", 1000000000}, {0}};
+    {"", 1}, {"K", INT64_C(1) << 10}, {"M", INT64_C(1) << 20}, {"G", INT64_C(1) << 30}, {"T", INT64_C(1) << 40},
+    {0}};
+static const unit second_units[] = {{"", 1000000000}, {"ns", 1},         {"us", 1000},
+                                    {"ms", 1000000},  {"s", 1000000000}, {0}};
+static const unit micro_units[] = {{"", 1000},      {"ns", 1},         {"us", 1000},
+                                   {"ms", 1000000}, {"s", 1000000000}, {0}};
 static const unit plain_units[] = {{"", 1}, {0}};
 
 static bool is_digit(char letter)
@@ -113,7 +116,8 @@ static bool is_one_of(const char *text, const char *const *words)
 
 static td_status parse_bool(const char *text, int64_t *value)
 {
-    static const char *const yes[] = {"1", "on", "true", "yes", NULL}, *const no[] = {"0", "off", "false", "no", NULL};
+    static const char *const yes[] = {"1", "on", "true", "yes", NULL}, *const no[] = {"0", "off", "false", "no",
+                                                                                      NULL};
     bool truth = is_one_of(text, yes);
     if (!truth && !is_one_of(text, no))
         return TD_EINVAL;
@@ -123,7 +127,8 @@ static td_status parse_bool(const char *text, int64_t *value)
 
 static td_status parse_spin(const char *text, int64_t *value)
 {
-    static const char *const never[] = {"off", "false", "no", NULL}, *const automatic[] = {"auto", "on", "true", "yes", NULL};
+    static const char *const never[] = {"off", "false", "no", NULL}, *const automatic[] = {"auto", "on", "true",
+                                                                                           "yes", NULL};
     if (is_one_of(text, automatic))
         *value = TD_SPIN_AUTO;
     else if (is_one_of(text, never))

@@ -37,7 +37,7 @@ typedef enum td_option {
 #define TD_OPTION_ENUM_(id, variable, type, text, help) TD_OPT_##id,
     TD_OPTION_TABLE(TD_OPTION_ENUM_)
 #undef TD_OPTION_ENUM_
-    TD_OPTION_COUNT
+        TD_OPTION_COUNT
 } td_option;
 
 typedef enum td_option_type {
@@ -69,12 +69,12 @@ td_status td_options_reload(void);
 const char *td_options_problem(void);
 
 typedef struct td_option_info {
-    const char *name;         /* the variable */
-    const char *type;         /* "bool", "int", "bytes", "duration", "spin", "string" */
-    const char *text;         /* as it stands in the environment, else the default */
+    const char *name; /* the variable */
+    const char *type; /* "bool", "int", "bytes", "duration", "spin", "string" */
+    const char *text; /* as it stands in the environment, else the default */
     const char *default_text;
     const char *help;
-    const char *problem;      /* NULL, or why the variable was refused and the default is in force */
+    const char *problem; /* NULL, or why the variable was refused and the default is in force */
     bool is_set;
 } td_option_info;
 

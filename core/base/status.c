@@ -18,7 +18,8 @@ static const status_row rows[] = {
 };
 
 #define STATUS_COUNT_ONE(name, value, text, exception) +1
-_Static_assert(sizeof rows / sizeof rows[0] == 0 TD_STATUS_TABLE(STATUS_COUNT_ONE), "status values have no gaps");
+_Static_assert(sizeof rows / sizeof rows[0] == 0 TD_STATUS_TABLE(STATUS_COUNT_ONE),
+               "status values have no gaps");
 #undef STATUS_COUNT_ONE
 
 static const status_row unknown = {"TD_E?", "unknown status", "RuntimeError"};

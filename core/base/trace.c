@@ -124,11 +124,11 @@ void td_trace_record(td_trace_event event, uint64_t a, uint64_t b)
         my_thread = (uint32_t)syscall(SYS_gettid);
     uint64_t index = td_atomic_load_relaxed(&ring->written);
     trace_record *record = &ring->records[index % RECORDS];
-    td_atomic_store_release(&record->time_ns, (uint64_t)td_now_ns());                             /* V */
-    td_atomic_store_release(&record->event_and_thread, (uint64_t)event << 32 | my_thread);        /* V */
-    td_atomic_store_release(&record->a, a);                                                       /* V */
-    td_atomic_store_release(&record->b, b);                                                       /* V */
-    td_atomic_store_release(&ring->written, index + 1);                                           /* W */
+    td_atomic_store_release(&record->time_ns, (uint64_t)td_now_ns());                      /* V */
+    td_atomic_store_release(&record->event_and_thread, (uint64_t)event << 32 | my_thread); /* V */
+    td_atomic_store_release(&record->a, a);                                                /* V */
+    td_atomic_store_release(&record->b, b);                                                /* V */
+    td_atomic_store_release(&ring->written, index + 1);                                    /* W */
 }
 
 void td_trace_enable(bool on)
@@ -159,10 +159,10 @@ static td_status write_all(int fd, const char *text, size_t bytes)
 static size_t format_record(trace_ring *ring, uint64_t index, char *line, size_t capacity)
 {
     trace_record *record = &ring->records[index % RECORDS];
-    uint64_t time_ns = td_atomic_load_acquire(&record->time_ns);          /* V */
-    uint64_t event = td_atomic_load_acquire(&record->event_and_thread);   /* V */
-    uint64_t a = td_atomic_load_acquire(&record->a);                      /* V */
-    uint64_t b = td_atomic_load_acquire(&record->b);                      /* V */
+    uint64_t time_ns = td_atomic_load_acquire(&record->time_ns);        /* V */
+    uint64_t event = td_atomic_load_acquire(&record->event_and_thread); /* V */
+    uint64_t a = td_atomic_load_acquire(&record->a);                    /* V */
+    uint64_t b = td_atomic_load_acquire(&record->b);                    /* V */
     if (td_atomic_load_relaxed(&ring->written) >= index + RECORDS)
         return 0;
     int length = snprintf(line, capacity, "%" PRIu64 " %" PRIu32 " %s %" PRIu64 " %" PRIu64 "\n", time_ns,

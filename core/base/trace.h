@@ -33,7 +33,7 @@ typedef enum td_trace_event {
 #define TD_TRACE_ENUM_(event, a, b) TD_TRACE_##event,
     TD_TRACE_TABLE(TD_TRACE_ENUM_)
 #undef TD_TRACE_ENUM_
-    TD_TRACE_COUNT
+        TD_TRACE_COUNT
 } td_trace_event;
 
 extern td_atomic_u32 td_trace_on;

@@ -52,8 +52,8 @@ const char *td_status_exception(td_status status);
  * Payloads are opaque bytes to the engine; the binding alone knows their coding. */
 
 #define TD_FOREVER INT64_MAX
-#define TD_INLINE_ARGS 72u    /* bytes of arguments that travel inside a task's slot */
-#define TD_INLINE_RESULT 64u  /* bytes of a result that do */
+#define TD_INLINE_ARGS 72u   /* bytes of arguments that travel inside a task's slot */
+#define TD_INLINE_RESULT 64u /* bytes of a result that do */
 #define TD_MAX_WORKERS 1024u
 
 typedef struct td_pool td_pool;     /* one pool of worker processes, in the parent */
@@ -88,9 +88,9 @@ struct td_pool_config {
     uint32_t max_workers;          /* 1..TD_MAX_WORKERS */
     uint32_t max_tasks_per_worker; /* 0: unlimited */
     enum td_start start;
-    uint32_t break_on_death;       /* a death breaks the whole pool, as the stdlib's does */
-    uint32_t max_barren_deaths;    /* replacements in a row that finish no task before the pool breaks; 0: 10 */
-    int64_t grace_ns;              /* between a cancel's exception and SIGKILL; 0: the option's value */
+    uint32_t break_on_death;    /* a death breaks the whole pool, as the stdlib's does */
+    uint32_t max_barren_deaths; /* replacements in a row that finish no task before the pool breaks; 0: 10 */
+    int64_t grace_ns;           /* between a cancel's exception and SIGKILL; 0: the option's value */
 };
 
 td_status td_pool_new(const struct td_pool_config *config, td_pool **out);
@@ -120,16 +120,16 @@ td_status td_pool_block_until(td_pool *pool, uint64_t bytes, int64_t deadline_ns
 void td_pool_block_drop(td_pool *pool, struct td_block *block);
 
 struct td_call {
-    uint32_t fn;            /* from td_pool_intern; the task takes a reference of its own */
-    uint32_t items;         /* 0: a plain task; else a chunk of that many items of a map */
-    const void *args;       /* inline bytes, or NULL when block is used */
-    struct td_block block;  /* taken over on success */
+    uint32_t fn;           /* from td_pool_intern; the task takes a reference of its own */
+    uint32_t items;        /* 0: a plain task; else a chunk of that many items of a map */
+    const void *args;      /* inline bytes, or NULL when block is used */
+    struct td_block block; /* taken over on success */
     uint64_t args_bytes;
-    int64_t timeout_ns;     /* of running time, relative; 0: none */
-    uint32_t retries;       /* how often it may run again after a worker's death */
-    uint32_t flags;         /* TD_CALL_* */
-    const char *name;       /* for errors and stats; copied, may be NULL */
-    uint64_t tag;           /* the caller's own; given back by td_task_tag */
+    int64_t timeout_ns; /* of running time, relative; 0: none */
+    uint32_t retries;   /* how often it may run again after a worker's death */
+    uint32_t flags;     /* TD_CALL_* */
+    const char *name;   /* for errors and stats; copied, may be NULL */
+    uint64_t tag;       /* the caller's own; given back by td_task_tag */
 };
 #define TD_CALL_OBSERVED 1u /* its completion goes to td_observed_pop_until as well */
 
@@ -159,7 +159,12 @@ struct td_pool_stats {
 void td_pool_get_stats(td_pool *pool, struct td_pool_stats *out);
 
 enum td_worker_state {
-    TD_WORKER_ABSENT = 0, TD_WORKER_STARTING, TD_WORKER_IDLE, TD_WORKER_BUSY, TD_WORKER_LEAVING, TD_WORKER_DEAD
+    TD_WORKER_ABSENT = 0,
+    TD_WORKER_STARTING,
+    TD_WORKER_IDLE,
+    TD_WORKER_BUSY,
+    TD_WORKER_LEAVING,
+    TD_WORKER_DEAD
 };
 struct td_worker_info {
     int32_t pid;
@@ -176,16 +181,16 @@ enum td_task_state {
     TD_TASK_QUEUED = 0,
     TD_TASK_RUNNING,
     /* final from here */
-    TD_TASK_RESULT,    /* td_task_result is the payload of the result */
-    TD_TASK_ERROR,     /* td_task_result is the payload of the exception that the call raised */
+    TD_TASK_RESULT, /* td_task_result is the payload of the result */
+    TD_TASK_ERROR,  /* td_task_result is the payload of the exception that the call raised */
     TD_TASK_CANCELLED,
-    TD_TASK_DIED,      /* td_task_death says how */
+    TD_TASK_DIED, /* td_task_death says how */
     TD_TASK_TIMED_OUT,
-    TD_TASK_BROKEN,    /* the pool broke before it could run; td_pool_broken_reason */
+    TD_TASK_BROKEN, /* the pool broke before it could run; td_pool_broken_reason */
 };
 
 td_task *td_task_ref(td_task *task);
-void td_task_unref(td_task *task); /* never cancels; frees a final task's memory */
+void td_task_unref(td_task *task);                     /* never cancels; frees a final task's memory */
 enum td_task_state td_task_state(const td_task *task); /* cheap: no lock, drains nothing */
 uint64_t td_task_tag(const td_task *task);
 /* Whoever waits drives all pools of the process (the drain token). GIL released by the caller. */
@@ -208,7 +213,7 @@ struct td_timing {
 void td_task_timing(const td_task *task, struct td_timing *out);
 
 struct td_death {
-    int32_t pid, signal, exit_code;    /* signal 0: it left with exit_code; exit_code -1: not known */
+    int32_t pid, signal, exit_code;              /* signal 0: it left with exit_code; exit_code -1: not known */
     uint32_t oom_suspected, quarantined, deaths; /* quarantined: its retries were used up by deaths */
 };
 td_status td_task_death(const td_task *task, struct td_death *out);
@@ -272,10 +277,10 @@ struct td_assignment {
     uint32_t fn;             /* the function's number */
     struct td_view fn_bytes; /* from which to make it when it is not known yet */
     struct td_view args;
-    void *args_data;         /* writable alias of args when they are in a block with this one consumer, else NULL */
-    uint32_t begin, end;     /* a chunk's items at the time of claiming; 0, 0: a plain task */
+    void *args_data;     /* writable alias of args when they are in a block with this one consumer, else NULL */
+    uint32_t begin, end; /* a chunk's items at the time of claiming; 0, 0: a plain task */
     uint32_t attempt;
-    uint64_t position;       /* names this assignment; td_worker_interrupted compares it */
+    uint64_t position; /* names this assignment; td_worker_interrupted compares it */
 };
 /* The next task: spins, then sleeps. TD_ECLOSED: leave; TD_EINTR: run signal handlers and come back. */
 td_status td_worker_next(td_worker *worker, struct td_assignment *out);
@@ -286,7 +291,8 @@ td_status td_worker_block(td_worker *worker, uint64_t bytes, struct td_block *ou
 td_status td_worker_block_grow(td_worker *worker, struct td_block *block, uint64_t used, uint64_t bytes);
 void td_worker_block_drop(td_worker *worker, struct td_block *block);
 /* A chunk's results so far are readable in this block: survives the worker's death (release store). */
-void td_worker_publish(td_worker *worker, const struct td_block *block, uint64_t used_bytes, uint32_t items_done);
+void td_worker_publish(td_worker *worker, const struct td_block *block, uint64_t used_bytes,
+                       uint32_t items_done);
 /* Ends the assignment: ok or error, inline (<= TD_INLINE_RESULT) or in a block, which passes to the parent.
  * keep_args: the arguments' block is still referenced here; td_worker_give_args gives it back later. */
 td_status td_worker_reply(td_worker *worker, bool ok, const void *bytes, struct td_block *block, uint64_t len,

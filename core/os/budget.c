@@ -107,7 +107,8 @@ static void read_quota_v2(const td_cgroup *cgroup, td_cpu_budget *budget)
     if (fd < 0)
         return;
     long long quota, period;
-    if (read_text(fd, text, sizeof text) && sscanf(text, "%lld %lld", &quota, &period) == 2 && quota > 0 && period > 0)
+    if (read_text(fd, text, sizeof text) && sscanf(text, "%lld %lld", &quota, &period) == 2 && quota > 0 &&
+        period > 0)
         note_quota(cgroup, "cpu.max", (double)quota / (double)period, budget);
     close(fd);
 }
@@ -116,7 +117,8 @@ static void read_quota_v2(const td_cgroup *cgroup, td_cpu_budget *budget)
 static void read_quota_v1(const td_cgroup *cgroup, td_cpu_budget *budget)
 {
     char quota_text[32], period_text[32];
-    int quota_fd = td_cgroup_open(cgroup, "cpu.cfs_quota_us"), period_fd = td_cgroup_open(cgroup, "cpu.cfs_period_us");
+    int quota_fd = td_cgroup_open(cgroup, "cpu.cfs_quota_us"),
+        period_fd = td_cgroup_open(cgroup, "cpu.cfs_period_us");
     if (quota_fd >= 0 && period_fd >= 0 && read_text(quota_fd, quota_text, sizeof quota_text) &&
         read_text(period_fd, period_text, sizeof period_text)) {
         long long quota = strtoll(quota_text, NULL, 10), period = strtoll(period_text, NULL, 10);

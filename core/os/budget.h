@@ -15,11 +15,11 @@ typedef enum td_cpu_limit {
 } td_cpu_limit;
 
 typedef struct td_cpu_budget {
-    unsigned cpus;       /* the budget, at least 1 */
-    td_cpu_limit limit;  /* what decided it */
+    unsigned cpus;      /* the budget, at least 1 */
+    td_cpu_limit limit; /* what decided it */
     unsigned online;
     unsigned affinity;
-    double quota;        /* CPUs, e.g. 1.5; 0 when there is no quota */
+    double quota;         /* CPUs, e.g. 1.5; 0 when there is no quota */
     char quota_file[256]; /* where the quota that counts was read; "" when there is none */
 } td_cpu_budget;
 
@@ -42,8 +42,8 @@ typedef struct td_memory_budget {
     td_memory_level levels[TD_MEMORY_LEVELS];
     size_t level_count;
     int meminfo_fd;
-    uint64_t total;      /* the machine's memory, bytes */
-    uint64_t limit;      /* the tightest cgroup limit at init, or TD_MEMORY_UNLIMITED */
+    uint64_t total;       /* the machine's memory, bytes */
+    uint64_t limit;       /* the tightest cgroup limit at init, or TD_MEMORY_UNLIMITED */
     char limit_file[256]; /* where that was read; "" when unlimited */
 } td_memory_budget;
 

@@ -45,7 +45,8 @@ static char *own_path(char *line, td_cgroup_version version, const char *control
         return NULL;
     *controllers++ = '\0';
     *path++ = '\0';
-    bool wanted = version == TD_CGROUP_V2 ? strcmp(line, "0") == 0 && !*controllers : list_has(controllers, controller);
+    bool wanted =
+        version == TD_CGROUP_V2 ? strcmp(line, "0") == 0 && !*controllers : list_has(controllers, controller);
     return wanted ? path : NULL;
 }
 
@@ -73,8 +74,8 @@ static void unescape(char *text)
 {
     char *out = text;
     for (; *text; text++) {
-        if (text[0] == '\\' && text[1] >= '0' && text[1] <= '3' && text[2] >= '0' && text[2] <= '7' && text[3] >= '0' &&
-            text[3] <= '7') {
+        if (text[0] == '\\' && text[1] >= '0' && text[1] <= '3' && text[2] >= '0' && text[2] <= '7' &&
+            text[3] >= '0' && text[3] <= '7') {
             *out++ = (char)((text[1] - '0') * 64 + (text[2] - '0') * 8 + (text[3] - '0'));
             text += 3;
         } else {
@@ -156,7 +157,8 @@ bool td_cgroup_find(const char *root, td_cgroup_version version, const char *con
     bool found = false;
     while (!found && getline(&line, &room, file) > 0) {
         mount m;
-        found = parse_mount(line, &m) && is_hierarchy(&m, version, controller) && compose(root, &m, path, cgroup);
+        found =
+            parse_mount(line, &m) && is_hierarchy(&m, version, controller) && compose(root, &m, path, cgroup);
     }
     free(line);
     fclose(file);

@@ -60,7 +60,8 @@ td_status td_channel_send_until(int fd, const void *data, size_t bytes, const in
 {
     if (bytes == 0 || fd_count > TD_CHANNEL_FDS_MAX) /* an empty message would read as end of file */
         return TD_EINVAL;
-    struct iovec part = {.iov_base = (void *)(uintptr_t)data, .iov_len = bytes}; /* sendmsg doesn't write to it */
+    struct iovec part = {.iov_base = (void *)(uintptr_t)data,
+                         .iov_len = bytes}; /* sendmsg doesn't write to it */
     struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
     control_buffer control;
     if (fd_count > 0) {

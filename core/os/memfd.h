@@ -10,8 +10,8 @@
 
 typedef enum td_memfd_kind {
     TD_MEMFD_SEALED, /* memfd_create, size sealed */
-    TD_MEMFD_SHM,    /* memfd_create is refused: an unlinked file in /dev/shm, which has a size limit of its own */
-    TD_MEMFD_TMP,    /* no usable /dev/shm either: an unlinked file in $TMPDIR or /tmp, perhaps on a disk */
+    TD_MEMFD_SHM, /* memfd_create is refused: an unlinked file in /dev/shm, which has a size limit of its own */
+    TD_MEMFD_TMP, /* no usable /dev/shm either: an unlinked file in $TMPDIR or /tmp, perhaps on a disk */
 } td_memfd_kind;
 
 /* A sparse file of `bytes` that nobody else can open: no page is allocated yet, and in the sealed kind nobody can

@@ -36,7 +36,8 @@ static td_status lift_sources(const td_spawn *spawn, int floor, int *lifted)
             while (i > 0)
                 close(lifted[--i]);
             errno = saved;
-            return saved == EINVAL ? TD_ENOFD : td_status_from_errno(saved); /* EINVAL: the floor is over the limit */
+            return saved == EINVAL ? TD_ENOFD
+                                   : td_status_from_errno(saved); /* EINVAL: the floor is over the limit */
         }
     }
     return TD_OK;

@@ -14,11 +14,11 @@ typedef struct td_fd_map {
 } td_fd_map;
 
 typedef struct td_spawn {
-    const char *program;     /* a path, or a name looked up in $PATH */
-    char *const *argv;       /* NULL-terminated */
-    char *const *envp;       /* NULL-terminated; NULL is this process's environment */
-    const char *cwd;         /* NULL is this process's */
-    const td_fd_map *fds;    /* any order, sources and destinations may overlap */
+    const char *program;  /* a path, or a name looked up in $PATH */
+    char *const *argv;    /* NULL-terminated */
+    char *const *envp;    /* NULL-terminated; NULL is this process's environment */
+    const char *cwd;      /* NULL is this process's */
+    const td_fd_map *fds; /* any order, sources and destinations may overlap */
     size_t fd_count;
 } td_spawn;
 

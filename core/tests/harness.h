@@ -217,7 +217,8 @@ TEST_UNUSED static int test_verdict(void)
 {
     unsigned now = test_open_fds();
     if (now != test_open_fds_before)
-        test_fail(__FILE__, __LINE__, "descriptors open: %u before the test, %u after", test_open_fds_before, now);
+        test_fail(__FILE__, __LINE__, "descriptors open: %u before the test, %u after", test_open_fds_before,
+                  now);
     return td_atomic_load_relaxed(&test_failures) ? 1 : 0;
 }
 
@@ -254,7 +255,8 @@ TEST_UNUSED static int test_run_forked(const test_case *test, unsigned seconds)
     int code = test_wait_child(pid);
     bool left_behind = kill(-pid, SIGKILL) == 0;
     if (code < 0)
-        test_fail(test->name, 0, code == -SIGALRM ? "deadline of %u s passed (signal %d)" : "killed within %u s by signal %d",
+        test_fail(test->name, 0,
+                  code == -SIGALRM ? "deadline of %u s passed (signal %d)" : "killed within %u s by signal %d",
                   seconds, -code);
     else if (left_behind && code == 0) {
         test_fail(test->name, 0, "left a process behind");
