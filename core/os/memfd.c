@@ -151,6 +151,15 @@ td_status td_memfd_release(int fd, uint64_t offset, uint64_t bytes)
     return TD_OK;
 }
 
+td_status td_memfd_size(int fd, uint64_t *bytes)
+{
+    struct stat file;
+    if (fstat(fd, &file) < 0)
+        return td_status_from_errno(errno);
+    *bytes = (uint64_t)file.st_size;
+    return TD_OK;
+}
+
 td_status td_memfd_resident(int fd, uint64_t *bytes)
 {
     struct stat file;
@@ -166,6 +175,8 @@ td_status td_map_shared(int fd, size_t bytes, bool writable, void **base)
     void *mapped = mmap(NULL, bytes, protection, MAP_SHARED | MAP_NORESERVE, fd, 0);
     if (mapped == MAP_FAILED)
         return errno == ENOMEM ? TD_ENOROOM : td_status_from_errno(errno);
+    /* A core dump would walk the holes of a range of a terabyte, and into a pipe write them out as zeros. */
+    madvise(mapped, bytes, MADV_DONTDUMP);
     *base = mapped;
     return TD_OK;
 }

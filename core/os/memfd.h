@@ -30,10 +30,13 @@ td_status td_memfd_commit(int fd, uint64_t offset, uint64_t bytes);
 /* Gives the whole pages inside [offset, offset+bytes) back to the kernel; they read as zero until committed again. */
 td_status td_memfd_release(int fd, uint64_t offset, uint64_t bytes);
 
+/* The file's size, holes included. */
+td_status td_memfd_size(int fd, uint64_t *bytes);
+
 /* Bytes of pages that the file holds now. */
 td_status td_memfd_resident(int fd, uint64_t *bytes);
 
-/* Maps the file from its start, shared, without reserving memory. TD_ENOROOM when the address space (RLIMIT_AS) is too
+/* Maps the file from its start, shared, without reserving memory, and left out of core dumps. TD_ENOROOM when the address space (RLIMIT_AS) is too
  * small. `writable` false maps read-only. */
 td_status td_map_shared(int fd, size_t bytes, bool writable, void **base);
 void td_unmap(void *base, size_t bytes);
