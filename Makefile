@@ -25,7 +25,7 @@ SOURCES := meson.build meson.options pyproject.toml \
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 22
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 22
 
 # --- environments: one stamp for each group of requirements, and one for the installed package
 
@@ -64,6 +64,39 @@ test-python: build ## the Python tests alone (T="tests/unit -k name")
 stress: build ## tests/stress, N times over
 	@$(BIN)/python tools/run_tests.py --build $(BUILD) --only python -- tests/stress --stress-n=$(N) $(T)
 
+# --- sanitizers, fuzzing and other machines; all of them from the same build graph
+
+ASAN := VENV=.venv-asan CC=gcc SETUP="-Csetup-args=-Db_sanitize=address,undefined -Csetup-args=-Db_lundef=false"
+
+asan: ## every test under AddressSanitizer and UndefinedBehaviorSanitizer
+	@$(MAKE) build $(ASAN)
+	@.venv-asan/bin/python tools/run_tests.py --build build/venv-asan --sanitizer address $(C:%=--c-test=%) -- $(T)
+
+TSAN := -Dextension=false -Db_sanitize=thread -Db_lundef=false -Dwerror=true
+
+tsan: $(VENV)/.build ## the C tests under ThreadSanitizer; then each weakened edge, which must fail
+	@test -e build/tsan/build.ninja || CC=gcc $(MESON) setup $(TSAN) build/tsan . >/dev/null
+	@$(BIN)/python tools/run_tests.py --build build/tsan --sanitizer thread --only c $(C:%=--c-test=%)
+	@CC=gcc $(BIN)/python tools/weakened.py --folder build/tsan -- $(TSAN)
+
+FUZZ := -Dextension=false -Dfuzz=true -Db_sanitize=address,undefined -Db_lundef=false -Dwerror=true
+
+fuzz: $(VENV)/.build ## each decoder under libFuzzer, for SECONDS seconds
+	@command -v clang >/dev/null || { echo "treadle: libFuzzer comes with clang: apt install clang."; exit 1; }
+	@test -e build/fuzz/build.ninja || CC=clang $(MESON) setup $(FUZZ) build/fuzz . >/dev/null
+	@$(BIN)/ninja -C build/fuzz --quiet
+	@tools/fuzz build/fuzz $(SECONDS)
+
+test-aarch64: $(VENV)/.build ## the C tests on aarch64, under qemu's user emulation
+	@command -v aarch64-linux-gnu-gcc >/dev/null && command -v qemu-aarch64 >/dev/null && test -e /usr/aarch64-linux-gnu/include/stdio.h || { \
+		echo "treadle: apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user, to build for aarch64."; exit 1; }
+	@test -e build/aarch64/build.ninja || \
+		$(MESON) setup --cross-file tools/aarch64-linux-gnu.ini -Dextension=false -Dwerror=true build/aarch64 . >/dev/null
+	@$(BIN)/python tools/run_tests.py --build build/aarch64 --emulated --only c $(C:%=--c-test=%)
+
+test-freethreaded: ## the Python tests on a free-threaded CPython 3.13, built once from Debian's source package
+	@python=$$(tools/freethreaded) && $(MAKE) test-python PYTHON=$$python VENV=.venv-freethreaded
+
 # --- checks
 
 check: build $(VENV)/.check ## formatting, clang-tidy, layers, sizes, types, stubs, examples (CHECK=mypy for one)
@@ -73,6 +106,19 @@ format: $(VENV)/.check ## lay out every C and Python file
 	@$(BIN)/clang-format -i $$(git ls-files '*.c' '*.h')
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/ruff check --quiet --fix .
+
+docs: build $(VENV)/.docs ## the documentation, with its snippets executed, in docs/_build/html
+	@$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+.venv-bench/.bench: pyproject.toml
+	@$(MAKE) VENV=.venv-bench .venv-bench/.build
+	@.venv-bench/bin/python -m pip --quiet --disable-pip-version-check install --group bench
+	@touch $@
+
+bench: .venv-bench/.bench ## every benchmark beside its peers; rewrites docs/benchmarks.md
+	@$(MAKE) build VENV=.venv-bench
+	@.venv-bench/bin/python benchmarks/run.py $(BENCH)
 
 clean: ## remove what was built, and the environments
 	rm -rf build docs/_build .venv .venv-*

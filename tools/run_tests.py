@@ -79,17 +79,37 @@ def finish(command: list[str], report: Path, environment: dict[str, str]) -> Cou
     return counts
 
 
-def run_c(build: Path, names: list[str]) -> Counts:
-    command = [sys.executable, "-m", "mesonbuild.mesonmain", "test", "-C", str(build), "--print-errorlogs", *names]
-    return finish(command, build / "meson-logs" / "testlog.junit.xml", dict(os.environ))
+def sanitizer_environment(sanitizer: str) -> dict[str, str]:
+    """What a run under ASan and UBSan, or under TSan, needs: findings are fatal, and everything takes longer."""
+    if not sanitizer:
+        return {}
+    common = "halt_on_error=1:abort_on_error=1:print_stacktrace=1"
+    return {
+        "ASAN_OPTIONS": f"{common}:detect_leaks=1:detect_stack_use_after_return=1:allocator_may_return_null=1",
+        "UBSAN_OPTIONS": common,
+        "TSAN_OPTIONS": f"{common}:second_deadlock_stack=1",
+        "TREADLE_TEST_SECONDS": "240",
+        "TREADLE_TEST_FACTOR": "0.25",
+    }
 
 
-def run_python(report: Path, arguments: list[str]) -> Counts:
+def run_c(build: Path, names: list[str], environment: dict[str, str]) -> Counts:
+    meson = [sys.executable, "-m", "mesonbuild.mesonmain", "test", "-C", str(build), "--print-errorlogs"]
+    # The harness of the C tests holds each test to a deadline; meson's own is for a program, and is left wide.
+    command = [*meson, "--timeout-multiplier", "10", *names]
+    return finish(command, build / "meson-logs" / "testlog.junit.xml", environment)
+
+
+def run_python(report: Path, arguments: list[str], environment: dict[str, str], sanitizer: str) -> Counts:
     # Every descendant carries this word in its environment, so that the leak check finds it (tests/conftest.py).
-    environment = dict(os.environ, TREADLE_TEST_RUN=secrets.token_hex(8))
-    preload = environment.pop("TREADLE_TEST_PRELOAD", "")
-    if preload:
-        environment["LD_PRELOAD"] = preload
+    environment = dict(environment, TREADLE_TEST_RUN=secrets.token_hex(8))
+    if sanitizer == "address":
+        # The interpreter is not built with ASan, so its runtime has to come first; CPython leaks on purpose at exit.
+        compiler = ["gcc", "-print-file-name=libasan.so"]
+        library = subprocess.run(compiler, capture_output=True, text=True, check=True).stdout.strip()
+        environment["LD_PRELOAD"] = str(Path(library).resolve())
+        environment["ASAN_OPTIONS"] += ":detect_leaks=0"
+        environment["PYTHONMALLOC"] = "malloc"
     report.parent.mkdir(parents=True, exist_ok=True)
     return finish([sys.executable, "-m", "pytest", f"--junitxml={report}", *arguments], report, environment)
 
@@ -98,14 +118,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--build", type=Path, required=True, help="the meson build folder")
     parser.add_argument("--only", choices=("c", "python"), help="run one of the two")
+    parser.add_argument("--sanitizer", choices=("", "address", "thread"), default="", help="what it was built with")
+    parser.add_argument("--emulated", action="store_true", help="the C tests run in an emulator, which is slow")
     parser.add_argument("--c-test", action="append", default=[], help="a C test by name, such as ring/spsc")
     parser.add_argument("pytest", nargs="*", help="arguments for pytest, after --")
     arguments = parser.parse_args()
+    environment = dict(os.environ, **sanitizer_environment(arguments.sanitizer))
+    if arguments.emulated:
+        environment.update(TREADLE_TEST_SECONDS="240", TREADLE_TEST_FACTOR="0.1")
     total = Counts()
     if arguments.only != "python":
-        total.add(run_c(arguments.build, arguments.c_test))
+        total.add(run_c(arguments.build, arguments.c_test, environment))
     if arguments.only != "c":
-        total.add(run_python(arguments.build / "pytest.xml", arguments.pytest))
+        report = arguments.build / "pytest.xml"
+        total.add(run_python(report, arguments.pytest, environment, arguments.sanitizer))
     print(total)
     return 1 if total.failed else 0
 
