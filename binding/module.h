@@ -1,0 +1,85 @@
+/* module.h: the state of treadle._engine, and what all files of the binding share. */
+#ifndef TB_MODULE_H
+#define TB_MODULE_H
+
+#include <Python.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "codec.h"
+#include "compat.h"
+#include "treadle.h"
+
+struct tb_state {
+    PyObject *module; /* borrowed: the module owns this state */
+    struct tb_codec codec;
+
+    PyTypeObject *handle_type;    /* a pool of the engine, counted by Python (pool.c) */
+    PyTypeObject *executor_type;  /* executor.c */
+    PyTypeObject *map_type;       /* map.c */
+    PyTypeObject *completed_type; /* group.c: the iterator of as_completed */
+
+    /* Made by tb_load_future, at the first use of Future, wait or as_completed: concurrent.futures is slow to
+     * import, and `import treadle` must not. */
+    PyTypeObject *future_type;  /* future.c */
+    PyTypeObject *timing_type;  /* future.c */
+    PyObject *futures_base;     /* the module concurrent.futures._base */
+    PyObject *cancelled_error;  /* its CancelledError */
+    PyObject *state_names[6];   /* its 'PENDING' and so on, by enum tb_future_state */
+
+    PyObject *errors;     /* the module treadle._errors, at first use */
+    PyObject *dispatcher; /* the thread that runs callbacks; dispatch.c */
+    bool exiting;         /* the interpreter leaves: nothing new is accepted */
+
+    struct tb_handle *orphans; /* pools with work left whose executor is gone; pool.c */
+};
+
+static inline struct tb_state *tb_state_of(PyObject *module)
+{
+    return (struct tb_state *)PyModule_GetState(module);
+}
+
+/* For objects of the binding's final types. */
+static inline struct tb_state *tb_state_of_final(PyObject *object)
+{
+    return (struct tb_state *)PyType_GetModuleState(Py_TYPE(object));
+}
+
+/* Loads what needs concurrent.futures; cheap when done. 0, or -1 with an exception. */
+int tb_load_future(struct tb_state *state);
+
+/* ---- status.c --------------------------------------------------------------------------------------------- */
+
+/* treadle._errors, borrowed; NULL with an exception. */
+PyObject *tb_errors(struct tb_state *state);
+/* Sets the exception that the engine's table names for a status; -1. pool (may be NULL) tells why it is broken. */
+int tb_raise_status(struct tb_state *state, td_status status, td_pool *pool);
+/* The exception of a task that is final without an answer (died, timed out, broken): a new reference or NULL. */
+PyObject *tb_task_exception(struct tb_state *state, const td_task *task, td_pool *pool, PyObject *name,
+                            int64_t timeout_ns);
+
+/* An exception made by a function of treadle._errors: a new reference or NULL. The format is Py_BuildValue's, of a tuple. */
+PyObject *tb_call_errors(struct tb_state *state, const char *function, const char *format, ...);
+
+/* Seconds (None: forever) to an absolute deadline; a number that is not positive has passed. -1 with an exception. */
+int tb_deadline(PyObject *seconds, int64_t *deadline_ns);
+/* Seconds (None: none) to nanoseconds for the engine, at least 1. what names the argument in errors. */
+int tb_duration(PyObject *seconds, const char *what, int64_t *ns);
+
+/* Waits for a task without the GIL. 1: final; 0: the deadline passed; -1: an exception (a signal's handler's).
+ * The caller holds a reference to the task. */
+int tb_task_wait(struct tb_state *state, td_task *task, int64_t deadline_ns);
+
+static inline bool tb_is_final(enum td_task_state state)
+{
+    return state >= TD_TASK_RESULT;
+}
+
+/* The message of an exception is about an ordinary failure, which a future may carry; else (KeyboardInterrupt,
+ * SystemExit) it belongs to the caller. */
+static inline bool tb_is_ordinary_error(void)
+{
+    return PyErr_ExceptionMatches(PyExc_Exception);
+}
+
+#endif
