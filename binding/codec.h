@@ -20,10 +20,9 @@
  * at their first use. */
 struct tb_codec {
     PyTypeObject *lease_type, *span_type, *watch_type, *birth_type;
-    PyObject *dumps, *loads;                   /* treadle._travel */
-    PyObject *load_function;                   /* treadle._travel */
-    PyObject *dump_exception, *load_exception; /* treadle._remote */
-    PyObject *corrupt_data;                    /* treadle._errors.CorruptData */
+    PyObject *dump_call, *dump_result, *loads, *load_function; /* treadle._travel */
+    PyObject *dump_exception, *load_exception;                 /* treadle._remote */
+    PyObject *corrupt_data;                                    /* treadle._errors.CorruptData */
 };
 
 /* Makes the types, adds Watch to the module, and adds the functions of codec, worker and zygote (tb_worker_methods).
@@ -75,7 +74,8 @@ int tb_encode_error(struct tb_codec *codec, PyObject *exception, uint8_t *small,
  * as it was: the exception is that item's. */
 struct tb_chunk {
     uint32_t items;
-    uint64_t bytes; /* what finish will need, headers included (a close upper bound) */
+    bool has_buffers;
+    uint64_t bytes; /* what finish will need, but for the table of offsets */
     uint8_t *data;
     size_t used, data_cap;
     struct tb_chunk_item *table;

@@ -1,0 +1,23 @@
+/* codec_internal.h: what encode.c, decode.c, worker.c and codec.c share. */
+#ifndef TB_CODEC_INTERNAL_H
+#define TB_CODEC_INTERNAL_H
+
+#include "codec.h"
+
+/* The module's attribute, kept in *slot from the first use on; borrowed, NULL with an exception. */
+PyObject *tb_codec_import(PyObject **slot, const char *module, const char *attribute);
+
+/* Sets CorruptData. Returns -1. */
+int tb_codec_corrupt(struct tb_codec *codec, const char *what);
+
+/* Types: specs that codec.c makes the types from. */
+extern PyType_Spec tb_lease_spec, tb_span_spec, tb_watch_spec, tb_birth_spec;
+extern PyMethodDef tb_codec_methods[];
+
+/* A lease that does nothing at its end, until armed. The worker arms those whose views outlive the call. */
+void tb_lease_arm(PyObject *lease, bool armed);
+/* A view of [data, data+len) that keeps the lease. */
+PyObject *tb_span_new(struct tb_codec *codec, PyObject *lease, const void *data, uint64_t len, bool readonly);
+bool tb_lease_is_writable(PyObject *lease);
+
+#endif

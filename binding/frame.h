@@ -1,0 +1,199 @@
+/* frame.h: the layout of payloads, and the checked reading of it. Free of Python, so that it can be fuzzed alone.
+ *
+ * A payload opens with one tag byte.
+ *   compact value   TAG data...            None, bool, int, float, str, bytes, tuples of those
+ *   call            'C' nargs nkw values   nargs positional values, then nkw pairs of name (a str) and value
+ *   pickle          'p' bytes              protocol 5, to the end of the payload
+ *   pickle          'P' see tb_pickle      protocol 5 with buffers behind it
+ *   error           'X' bytes              treadle._remote's, to the end of the payload
+ *   memory error    'M' text               an error that must fit anywhere: UTF-8, to the end of the payload
+ *
+ * 'P':   0 tag, 3 zero bytes | 4 u32 nbuffers | 8 u64 pickle_len | 16 nbuffers x tb_span_entry | pickle | buffers
+ *        A buffer starts at a multiple of 64 from the payload's start; so does such a payload in whatever holds it.
+ *
+ * A chunk's arguments: u32 items, u32 wide, then items+1 offsets (u32, or u64 when wide) of the calls, from the
+ * start of the chunk. A chunk's results: records, each an 8-aligned word {len:48, skip:8, kind:8}, skip bytes of
+ * padding, len bytes of payload, padding to 8.
+ *
+ * Every reader trusts nothing: a length is compared with what is left before it is used. Numbers are little-endian
+ * as both targets are. Tests  tests/unit/test_codec.py, binding/fuzz/fuzz_frame.c */
+#ifndef TB_FRAME_H
+#define TB_FRAME_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+enum tb_tag {
+    TB_NONE = 'N',
+    TB_TRUE = 'T',
+    TB_FALSE = 'F',
+    TB_INT = 'i',    /* zigzag varint of 64 bits */
+    TB_FLOAT = 'd',  /* 8 bytes */
+    TB_BYTES = 'b',  /* varint length, bytes */
+    TB_TEXT1 = 's',  /* varint characters of 1 byte (Latin-1) */
+    TB_TEXT2 = 't',  /* of 2 bytes */
+    TB_TEXT4 = 'u',  /* of 4 bytes */
+    TB_TUPLE = '(',  /* one byte: how many values follow */
+    TB_SMALL = 0x80, /* 0x80 | n: the int n, 0..127 */
+    TB_CALL = 'C',
+    TB_PICKLE = 'p',
+    TB_PICKLE_OOB = 'P',
+    TB_ERROR = 'X',
+    TB_NO_MEMORY = 'M',
+};
+
+#define TB_MAX_DEPTH 4   /* of nested tuples */
+#define TB_MAX_TUPLE 255 /* values in one */
+#define TB_ALIGN 64u     /* of buffers */
+
+struct tb_reader {
+    const uint8_t *at, *end;
+};
+
+/* One compact value without its children. */
+struct tb_item {
+    uint8_t tag; /* a tb_tag; TB_SMALL is given as TB_INT */
+    int64_t integer;
+    double real;
+    const uint8_t *data; /* text and bytes */
+    uint64_t count;      /* characters, bytes, or a tuple's values */
+};
+
+static inline bool tb_read_varint(struct tb_reader *reader, uint64_t *out)
+{
+    uint64_t value = 0;
+    for (unsigned shift = 0; shift < 64; shift += 7) {
+        if (reader->at == reader->end)
+            return false;
+        uint8_t byte = *reader->at++;
+        if (shift == 63 && byte > 1)
+            return false;
+        value |= (uint64_t)(byte & 0x7f) << shift;
+        if (byte < 0x80) {
+            *out = value;
+            return true;
+        }
+    }
+    return false;
+}
+
+static inline uint64_t tb_zigzag(int64_t value)
+{
+    return ((uint64_t)value << 1) ^ (value < 0 ? UINT64_MAX : 0);
+}
+
+static inline int64_t tb_unzigzag(uint64_t value)
+{
+    uint64_t half = value >> 1;
+    return (int64_t)(value & 1 ? ~half : half);
+}
+
+/* A length of `width` byte units, and the bytes themselves. */
+static inline bool tb_read_run(struct tb_reader *reader, unsigned width, struct tb_item *out)
+{
+    if (!tb_read_varint(reader, &out->count) || out->count > (uint64_t)(reader->end - reader->at) / width)
+        return false;
+    out->data = reader->at;
+    reader->at += out->count * width;
+    return true;
+}
+
+/* The next value's head; false when the bytes end early or mean nothing. After a tuple its values follow. */
+static inline bool tb_read_item(struct tb_reader *reader, struct tb_item *out)
+{
+    uint64_t raw;
+    if (reader->at == reader->end)
+        return false;
+    out->tag = *reader->at++;
+    if (out->tag & TB_SMALL) {
+        out->integer = out->tag & 0x7f;
+        out->tag = TB_INT;
+        return true;
+    }
+    switch (out->tag) {
+    case TB_NONE:
+    case TB_TRUE:
+    case TB_FALSE:
+        return true;
+    case TB_INT:
+        if (!tb_read_varint(reader, &raw))
+            return false;
+        out->integer = tb_unzigzag(raw);
+        return true;
+    case TB_FLOAT:
+        if (reader->end - reader->at < 8)
+            return false;
+        memcpy(&out->real, reader->at, 8);
+        reader->at += 8;
+        return true;
+    case TB_BYTES:
+    case TB_TEXT1:
+        return tb_read_run(reader, 1, out);
+    case TB_TEXT2:
+        return tb_read_run(reader, 2, out);
+    case TB_TEXT4:
+        return tb_read_run(reader, 4, out);
+    case TB_TUPLE:
+        if (reader->at == reader->end)
+            return false;
+        out->count = *reader->at++;
+        return out->count <= (uint64_t)(reader->end - reader->at); /* a value has a byte at least */
+    default:
+        return false;
+    }
+}
+
+/* A buffer behind a pickle. */
+struct tb_span_entry {
+    uint64_t offset, len; /* from the payload's start */
+    uint64_t readonly;
+};
+
+struct tb_pickle {
+    const uint8_t *payload, *pickle;
+    uint64_t pickle_len;
+    uint32_t spans;
+};
+
+#define TB_PICKLE_HEAD 16u
+
+/* Reads the head of a 'P' payload and checks it and all its entries. */
+bool tb_pickle_open(const void *data, uint64_t len, struct tb_pickle *out);
+/* Entry i < spans of an open pickle; checked already. */
+struct tb_span_entry tb_pickle_span(const struct tb_pickle *pickle, uint32_t i);
+
+/* A chunk's arguments. */
+struct tb_chunk_view {
+    const uint8_t *data;
+    uint64_t len;
+    uint32_t items;
+    bool wide;
+};
+bool tb_chunk_open(const void *data, uint64_t len, struct tb_chunk_view *out);
+/* The bytes of item i; false when i or the table is wrong. */
+bool tb_chunk_item(const struct tb_chunk_view *chunk, uint32_t i, const uint8_t **data, uint64_t *len);
+uint64_t tb_chunk_head_bytes(uint32_t items, bool wide);
+void tb_chunk_head_write(uint8_t *at, uint32_t items, bool wide);
+void tb_chunk_offset_write(uint8_t *at, bool wide, uint32_t i, uint64_t offset);
+
+/* A result's record. */
+#define TB_RECORD_HEAD 8u
+enum tb_record_kind { TB_RECORD_VALUE = 1, TB_RECORD_ERROR = 2 };
+struct tb_record {
+    const uint8_t *payload;
+    uint64_t len, next; /* next: where the following record starts */
+    enum tb_record_kind kind;
+};
+/* The record at `at` of the results. */
+bool tb_record_read(const uint8_t *data, uint64_t len, uint64_t at, struct tb_record *out);
+/* Where a record's payload starts that is aligned (64) or not. */
+uint64_t tb_record_payload_at(uint64_t at, bool aligned);
+/* Writes the word of the record at `at`, whose payload lies at payload_at; returns where the next one starts. */
+uint64_t tb_record_write(uint8_t *data, uint64_t at, uint64_t payload_at, uint64_t len, enum tb_record_kind kind);
+
+/* Walks a whole payload as the decoder does, without making objects: true when every length and tag holds. */
+bool tb_payload_check(const void *data, uint64_t len);
+
+#endif
