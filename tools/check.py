@@ -81,12 +81,16 @@ def mypy(root: Path) -> list[list[str]]:
 
 
 def examples(root: Path) -> list[list[str]]:
-    return [["timeout", str(EXAMPLE_LIMIT_S), PYTHON, "-W", "error", str(path)] for path in sorted(root.glob("examples/*.py"))]
+    return [
+        ["timeout", str(EXAMPLE_LIMIT_S), PYTHON, "-W", "error", str(path)]
+        for path in sorted(root.glob("examples/*.py"))
+    ]
 
 
 CHECKS = (
     own("sources"),
     own("layers"),
+    own("edges"),
     own("sizes"),
     own("words"),
     Check("clang-format", lambda root: [["clang-format", "--dry-run", "-Werror", *c_files(root, ".c", ".h")]]),
