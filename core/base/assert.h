@@ -7,11 +7,11 @@
 
 #include <stdint.h>
 
-#ifndef NDEBUG
-
 _Noreturn void td_assert_failed(const char *file, int line, const char *text);
 _Noreturn void td_assert_compare_failed(const char *file, int line, const char *text, uintmax_t left,
                                         uintmax_t right);
+
+#ifndef NDEBUG
 
 #define TD_ASSERT(cond) ((cond) ? (void)0 : td_assert_failed(__FILE__, __LINE__, #cond))
 
