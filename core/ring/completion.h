@@ -5,8 +5,9 @@
  * in at most one ring, once, until the parent frees it: so the ring can't overflow, and a worker never waits to report.
  *
  * Invariants  I1 done_tail - head <= slot_count. I2 only the worker writes done_tail; head is the consumer's, private.
- * Ordering    R (slot.h) carries the reply. C: write entry -> seq_cst done_tail -> acquire done_tail -> read entry.
+ * Ordering    C: write reply, DONE, entry -> release done_tail -> acquire done_tail -> read entry, word, reply.
  *             done_tail is written seq_cst because the worker then looks whether the parent sleeps (doorbell.h, B).
+ *             R (slot.h) serves whoever looks at a slot without the ring.
  * Crash       dying before C leaves the slot DONE but unreported; the parent looks through the slots of a dead worker.
  * Tests       tests/ring/test_completion.c */
 #ifndef TD_RING_COMPLETION_H
@@ -25,7 +26,8 @@ static inline void td_completion_push(struct td_segment_map *map, uint32_t worke
     TD_EDGE(slot_R, td_atomic_store_release, td_atomic_store_relaxed)
     (&map->slots[slot].word, td_word(position, worker, TD_SLOT_DONE)); /* R */
     td_atomic_store_relaxed(&ring[tail & (map->slot_count - 1)], td_cell(position, slot));
-    td_atomic_store_seq(done_tail, tail + 1); /* C */
+    TD_EDGE(bell_B3, TD_EDGE(completion_C, td_atomic_store_seq, td_atomic_store_relaxed), td_atomic_store_release)
+    (done_tail, tail + 1); /* C, B3 */
 }
 
 /* Parent. The next entry of `worker` after *head, which moves on. False when there is none. A damaged entry is

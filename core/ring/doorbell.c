@@ -72,28 +72,38 @@ void td_bell_fini(struct td_bell_map *map)
     map->bell = NULL;
 }
 
+/* Clears the bit; true for the one who did, and who therefore wakes. */
+static bool answer(struct td_bell *bell, uint32_t bit)
+{
+    return (td_atomic_fetch_and_seq(&bell->listen, ~bit) & bit) != 0;
+}
+
+static void wake_waiter(struct td_bell *bell)
+{
+    td_atomic_fetch_add_seq(&bell->rings, 1);
+    td_futex_wake(&bell->rings, 1, true);
+}
+
 void td_bell_ring(struct td_bell_map *map)
 {
     struct td_bell *bell = map->bell;
-    const uint32_t listen = TD_EDGE(bell_B, td_atomic_load_seq, td_atomic_load_relaxed)(&bell->listen); /* B4 */
+    const uint32_t listen = td_atomic_load_seq(&bell->listen); /* B4 */
     if (listen == 0)
         return;
     /* A sleeping waiter drains for everybody: the native thread need not hear of it too. */
-    const uint32_t answer = (listen & TD_LISTEN_FUTEX) != 0 ? TD_LISTEN_FUTEX : TD_LISTEN_EVENT;
-    if ((td_atomic_fetch_and_seq(&bell->listen, ~answer) & answer) == 0)
-        return;
-    if (answer == TD_LISTEN_FUTEX) {
-        td_atomic_fetch_add_seq(&bell->rings, 1);
-        td_futex_wake(&bell->rings, 1, true);
-    } else {
+    if ((listen & TD_LISTEN_FUTEX) != 0) {
+        if (answer(bell, TD_LISTEN_FUTEX))
+            wake_waiter(bell);
+    } else if (answer(bell, TD_LISTEN_EVENT)) {
         td_event_ring(map->event_fd);
     }
 }
 
 void td_bell_ring_loud(struct td_bell_map *map)
 {
-    if ((td_atomic_load_seq(&map->bell->listen) & TD_LISTEN_FUTEX) != 0)
-        td_bell_ring(map);
+    /* Not td_bell_ring: what it finds may have stopped listening by then, and nobody would come. */
+    if (answer(map->bell, TD_LISTEN_FUTEX))
+        wake_waiter(map->bell);
     else
         td_event_ring(map->event_fd);
 }
@@ -156,7 +166,7 @@ uint32_t td_doorbell_wake_workers(struct td_segment_map *map)
 {
     uint64_t awake = 0, parked = 0;
     for (uint32_t w = 0; w < map->worker_count; w++) {
-        const uint32_t state = TD_EDGE(doorbell_D, td_atomic_load_seq, td_atomic_load_relaxed)(&map->states[w]); /* D4 */
+        const uint32_t state = td_atomic_load_seq(&map->states[w]); /* D4 */
         awake += state == TD_SEAT_SEARCHING || state == TD_SEAT_WOKEN;
         parked += state == TD_SEAT_PARKED;
     }
@@ -184,16 +194,30 @@ td_status td_doorbell_park_until(struct td_segment_map *map, uint32_t worker, ui
     td_atomic_u32 *state = &map->states[worker];
     td_status status = TD_OK;
     td_atomic_store_relaxed(&map->seats[worker].park_stamp, (uint64_t)td_now_ns());
-    TD_EDGE(doorbell_D, td_atomic_store_seq, td_atomic_store_relaxed)(state, TD_SEAT_PARKED); /* D1 */
+    TD_EDGE(doorbell_D1, td_atomic_store_seq, td_atomic_store_relaxed)(state, TD_SEAT_PARKED); /* D1 */
     if (td_atomic_load_seq(&map->head->tail) == seen_tail && /* D2 */
         td_atomic_load_seq(&map->head->closing) == 0 &&
-        td_atomic_load_seq(&map->seats[worker].dismissed) == 0) {
+        td_atomic_load_seq(&map->seats[worker].dismissed) == 0 &&
+        td_atomic_load_seq(&map->seats[worker].leaving) == 0) {
         status = td_futex_wait_until(state, TD_SEAT_PARKED, deadline_ns, true);
         if (status == TD_EAGAIN)
             status = TD_OK;
     }
     td_atomic_store_seq(state, TD_SEAT_SEARCHING);
     return status;
+}
+
+void td_doorbell_stay_awake(struct td_segment_map *map, uint32_t worker)
+{
+    uint32_t parked = TD_SEAT_PARKED;
+    td_atomic_cas_strong_seq(&map->states[worker], &parked, TD_SEAT_WOKEN);
+}
+
+void td_doorbell_stop_searching(struct td_segment_map *map, uint32_t worker, enum td_seat_state next)
+{
+    TD_EDGE(doorbell_W1, td_atomic_store_seq, td_atomic_store_relaxed)(&map->states[worker], next); /* W1 */
+    if (td_submission_waiting(map) > 0)                                                             /* W2 */
+        td_doorbell_wake_workers(map);
 }
 
 bool td_doorbell_may_spin(const struct td_segment_map *map, const struct td_bell_map *bell)

@@ -1,19 +1,25 @@
 /* ring/doorbell.h: how both sides sleep, and are woken only when they do.
  *
  * Two directions, one idea: the sleeper first says that it sleeps, then looks once more; the other side first
- * publishes, then looks whether somebody sleeps. All four accesses are seq_cst, so at least one of the two sees the
+ * publishes, then looks whether somebody sleeps. All these accesses are seq_cst, so at least one of the two sees the
  * other (Dekker); there is no state in which work waits and everybody sleeps.
  *
  * Workers (D). Each parks on its own word in states[]:
  *
- *      SEARCHING --park--> PARKED --(parent: wake)--> WOKEN --(awake)--> SEARCHING
- *                  \--(work seen, or a signal)--------------------------/
+ *      BUSY <--> SEARCHING --park--> PARKED --(wake)--> WOKEN --(awake)--> SEARCHING
+ *                                       \--(work seen, or a signal)----------^
  *
  *      worker: states[w] = PARKED (D1); look at tail (D2); sleep while states[w] == PARKED.
  *      parent: tail += 1 (D3); look at states[] (D4); PARKED -> WOKEN by CAS; futex wake.
  *      D1 before D2 and D3 before D4 in one total order: either the worker sees the new tail or the parent sees PARKED.
  *      The parent wakes the most recently parked worker, and only as many as there are tasks that no awake worker will
  *      take: a searching worker needs no wake-up.
+ *
+ *      So a searching worker owes a look. It may take another task, or leave, at the very moment at which it is counted
+ *      on, and then it wakes a colleague in its place (W):
+ *      worker: states[w] = BUSY, or LEAVING (W1); look at tail (W2); wake parked workers if tasks wait.
+ *      D3 before D4 and W1 before W2: either the parent did not count on it, or it sees the task it was counted on for.
+ *      A worker that goes from one task to the next stays BUSY, is never counted on, and pays for none of this.
  *
  * The parent (B). One bell per process, shared by all its pools:
  *
@@ -23,7 +29,8 @@
  *      EVENT asks for the eventfd instead, on which the native thread polls.
  *
  * Crash  a worker that dies between clearing a bit and waking leaves the waiter asleep; the worker's death itself rings,
- *        through the native thread, which wakes the waiter after it has cleaned up.
+ *        through the native thread, which wakes the waiter after it has cleaned up. One that dies searching may have
+ *        been counted on: whoever cleans up after it calls td_doorbell_wake_workers once its state is EMPTY.
  * Tests  tests/ring/test_doorbell.c */
 #ifndef TD_RING_DOORBELL_H
 #define TD_RING_DOORBELL_H
@@ -68,15 +75,23 @@ void td_bell_unlisten(struct td_bell_map *map);
 /* Parent: wakes the thread in td_bell_sleep_until from another thread. */
 void td_bell_kick(struct td_bell_map *map);
 
-/* Parent, after a push: wakes parked workers while fewer are awake and free than tasks wait. Returns how many. */
+/* Parent, after a push, and whoever stops searching: wakes parked workers while fewer are awake and free than tasks wait.
+ * Returns how many. */
 uint32_t td_doorbell_wake_workers(struct td_segment_map *map);
 /* Parent: wakes one worker whatever waits (to leave, to take a cancel). */
 void td_doorbell_wake_worker(struct td_segment_map *map, uint32_t worker);
 
+/* Worker: from SEARCHING to BUSY or LEAVING (W). Wakes others for the tasks that it was counted on for. */
+void td_doorbell_stop_searching(struct td_segment_map *map, uint32_t worker, enum td_seat_state next);
+
 /* Worker: sleeps until woken or the deadline. The caller has found nothing to claim; `seen_tail` is the tail up to which
- * it looked. TD_OK: look again; TD_EINTR; TD_ETIMEDOUT. */
+ * it looked (claim's *from). Doesn't sleep when the seat says dismissed or leaving, or no task will follow. The state is
+ * SEARCHING again on return. TD_OK: look again; TD_EINTR; TD_ETIMEDOUT. */
 td_status td_doorbell_park_until(struct td_segment_map *map, uint32_t worker, uint64_t seen_tail,
                                  int64_t deadline_ns);
+/* In a signal handler of the worker's process, which has set seat.leaving: if it is parked, or about to sleep, it won't. */
+void td_doorbell_stay_awake(struct td_segment_map *map, uint32_t worker);
+
 /* Worker: may it spin? Only while busy and searching processes together fit the CPU budget. */
 bool td_doorbell_may_spin(const struct td_segment_map *map, const struct td_bell_map *bell);
 

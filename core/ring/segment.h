@@ -9,8 +9,8 @@
  * N and W as it then saw them, so later damage to the header can't move a pointer. Pages are committed at creation.
  *
  * One writer per word: the parent writes `tail`, `closing`, `wants`, cells and what a seat's comment says; a worker
- * its own state (but for PARKED -> WOKEN, which is the parent's), its seat and its completion ring; `head_hint` is a
- * hint that any worker may overwrite.   Tests  tests/ring/test_segment.c */
+ * its own state (but for PARKED -> WOKEN, which is its waker's, and STARTING and EMPTY, while it does not exist), its seat
+ * and its completion ring; `head_hint` is a hint that any worker may overwrite.   Tests  tests/ring/test_segment.c */
 #ifndef TD_RING_SEGMENT_H
 #define TD_RING_SEGMENT_H
 
@@ -44,7 +44,9 @@ struct td_seat {
     td_atomic_u64 busy_ns;
     td_atomic_u32 pid;
     td_atomic_u32 leaving;       /* it takes no more tasks */
-    uint8_t padding[24];
+    td_atomic_u64 current;       /* the cell it claimed; 0 when it has none. A hint: the slot's word decides */
+    td_atomic_u64 failure;       /* a block of its arena: why it could not start, as text; 0: nothing to say */
+    uint64_t failure_bytes;      /* written before failure is released */
     /* by the parent */
     td_atomic_u64 interrupt;     /* the position of the task that SIGURG is meant for */
     td_atomic_u32 dismissed;     /* leave after the current task */

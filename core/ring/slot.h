@@ -7,7 +7,8 @@
  *                confirmed); worker READY->CLAIMED->DONE.
  *             I3 The parent writes the request before READY and leaves it alone until FREE, but for cutting `range`.
  *                The worker writes the reply between CLAIMED and DONE.
- * Ordering    S: write request -> release READY -> acquire in the claiming CAS -> read request.
+ * Ordering    S: write request, READY -> release cell -> acquire cell -> claiming CAS, read request. The word itself needs
+ *                no order: whoever claims has come through the cell (submission.h, A), which carries the request too.
  *             R: write reply -> release DONE -> acquire DONE -> read reply.
  *             T: write an item's result -> release partial_items -> acquire partial_items -> read the results.
  * Crash       a worker's death at any point leaves READY (untouched), CLAIMED (lost, but for the items published) or
@@ -25,7 +26,7 @@
 
 enum td_slot_state { TD_SLOT_FREE = 0, TD_SLOT_READY, TD_SLOT_CLAIMED, TD_SLOT_DONE };
 
-/* {position:44, worker:16, state:4}: 5 billion years at 100 tasks a second, 5 months at a million. */
+/* {position:44, worker:16, state:4}: positions last 200 days at a million tasks a second. */
 #define TD_POSITION_BITS 44u
 #define TD_POSITION_MASK ((UINT64_C(1) << TD_POSITION_BITS) - 1)
 
@@ -60,6 +61,9 @@ static inline uint32_t td_range_end(uint64_t range)
     return (uint32_t)(range >> 32);
 }
 
+/* request_flags */
+#define TD_SLOT_SOLE_ARGS 1u /* nobody else reads the arguments' block, now or at another attempt: it may be overwritten */
+/* reply_flags */
 #define TD_SLOT_KEEP_ARGS 1u /* the worker still holds the arguments' block */
 #define TD_SLOT_ERROR 2u     /* the result is an exception's payload */
 
@@ -75,14 +79,16 @@ struct td_slot {
     uint64_t args_bytes;
     uint64_t task;        /* the parent's own, never read by a worker */
     uint8_t args[TD_INLINE_ARGS];
+    uint32_t request_flags; /* TD_SLOT_SOLE_ARGS */
+    uint32_t reserved;
     /* the reply */
     td_atomic_u32 partial_items;  /* a chunk's items whose results can be read */
-    uint32_t reply_flags;         /* TD_SLOT_* */
+    uint32_t reply_flags;         /* TD_SLOT_KEEP_ARGS, TD_SLOT_ERROR */
     td_atomic_u64 partial_ref;    /* of the block that holds them, in the worker's arena */
-    int64_t started_ns, ended_ns;
+    td_atomic_u64 started_ns;     /* of the claim that the word names; 0 until the worker has written it */
+    int64_t ended_ns;
     uint64_t result_ref;          /* in the worker's arena; 0: inline */
     uint64_t result_bytes;
-    uint64_t reserved;
     uint8_t result[TD_INLINE_RESULT];
 };
 

@@ -10,20 +10,21 @@ td_status td_submission_push(struct td_segment_map *map, uint32_t slot, uint64_t
     const uint64_t position = td_atomic_load_relaxed(&map->head->tail);
     td_atomic_u64 *cell = &map->cells[position & mask];
     const uint64_t old = td_atomic_load_relaxed(cell);
-    if (old != 0) {
-        struct td_slot *oldest = &map->slots[td_cell_slot(old)];
-        const uint64_t word = td_atomic_load_relaxed(&oldest->word);
+    if (old != 0 && td_cell_slot(old) < map->slot_count) {
+        const uint64_t word = td_atomic_load_relaxed(&map->slots[td_cell_slot(old)].word);
         if (td_word_state(word) == TD_SLOT_READY && td_word_position(word) == td_cell_position(old))
             return TD_EAGAIN;
     }
     struct td_slot *task = &map->slots[slot];
     TD_ASSERT_EQ(td_word_state(td_atomic_load_relaxed(&task->word)), TD_SLOT_FREE);
-    TD_EDGE(slot_S, td_atomic_store_release, td_atomic_store_relaxed)
-    (&task->word, td_word(position, 0, TD_SLOT_READY)); /* S */
+    td_atomic_store_relaxed(&task->started_ns, 0);
+    td_atomic_store_relaxed(&task->partial_items, 0);
+    td_atomic_store_relaxed(&task->partial_offset, 0);
+    td_atomic_store_relaxed(&task->word, td_word(position, 0, TD_SLOT_READY)); /* S */
     TD_EDGE(submission_A, td_atomic_store_release, td_atomic_store_relaxed)
-    (cell, td_cell(position, slot)); /* A */
-    /* seq_cst: orders the announcement before the look at who sleeps (doorbell.h, D). */
-    td_atomic_store_seq(&map->head->tail, position + 1);
+    (cell, td_cell(position, slot)); /* A, S */
+    /* The announcement comes before the look at who sleeps (doorbell.h). */
+    TD_EDGE(doorbell_D3, td_atomic_store_seq, td_atomic_store_relaxed)(&map->head->tail, position + 1); /* D3 */
     *position_out = position;
     return TD_OK;
 }
@@ -41,22 +42,22 @@ td_status td_submission_claim(struct td_segment_map *map, uint32_t worker, uint6
     const uint64_t hint = td_atomic_load_relaxed(&map->head->head_hint);
     uint64_t position = hint > *from ? hint : *from;
     for (;; position++) {
-        const uint64_t cell = td_atomic_load_acquire(&map->cells[position & mask]); /* A */
-        if (td_cell_position(cell) != position) {
-            if (td_cell_position(cell) < position || cell == 0)
-                break; /* not announced yet */
-            /* Lapped while walking: everything a lap back was claimed (I1). */
-            position = td_cell_position(cell) - map->slot_count;
+        const uint64_t cell = td_atomic_load_acquire(&map->cells[position & mask]); /* A, S */
+        const uint64_t announced = td_cell_position(cell);
+        if (announced < position)
+            break; /* not announced yet */
+        const uint32_t slot = td_cell_slot(cell);
+        if (slot >= map->slot_count || ((announced ^ position) & mask) != 0)
+            return TD_EPROTO;
+        if (announced > position) { /* lapped while walking: everything up to a lap back was claimed (I1) */
+            position = announced - map->slot_count;
             continue;
         }
-        const uint32_t slot = td_cell_slot(cell);
-        if (slot >= map->slot_count)
-            return TD_EPROTO;
         td_atomic_u64 *word = &map->slots[slot].word;
         uint64_t expected = td_word(position, 0, TD_SLOT_READY);
         if (td_atomic_load_relaxed(word) != expected)
             continue;
-        if (!td_atomic_cas_strong_acqrel(word, &expected, td_word(position, worker, TD_SLOT_CLAIMED))) /* S */
+        if (!td_atomic_cas_strong_relaxed(word, &expected, td_word(position, worker, TD_SLOT_CLAIMED)))
             continue;
         *from = position + 1;
         td_atomic_store_relaxed(&map->head->head_hint, position + 1);
@@ -65,5 +66,7 @@ td_status td_submission_claim(struct td_segment_map *map, uint32_t worker, uint6
         return TD_OK;
     }
     *from = position;
+    if (hint < position) /* somebody slow had moved it back: who counts what waits would count too much for long */
+        td_atomic_store_relaxed(&map->head->head_hint, position);
     return TD_EAGAIN;
 }

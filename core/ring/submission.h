@@ -9,8 +9,9 @@
  *             I2 The hint may be stale or go back; it only decides where a walk starts. A walk that starts too early
  *                skips claimed tasks; one never starts too late, because
  *                whoever wrote the hint had seen every position below it claimed, or had read a hint that said so.
- * Ordering    S (slot.h) carries the request. A: write cell -> release (seq_cst) tail -> acquire tail -> read cell. The
- *             cell itself is read with acquire, because a walker may see a newer cell before the newer tail.
+ * Ordering    A: write request, READY -> release cell -> acquire cell -> read word, request. So a walker that sees a cell
+ *             never sees an older word, which would look as if the task were claimed, and it would be lost.
+ *             Walkers don't read tail: it is for those who think of sleeping (doorbell.h, D).
  * Not covered sleeping: see doorbell.h.   Tests  tests/ring/test_submission.c */
 #ifndef TD_RING_SUBMISSION_H
 #define TD_RING_SUBMISSION_H
@@ -31,7 +32,8 @@ static inline uint32_t td_cell_slot(uint64_t cell)
     return (uint32_t)cell & 0xfffffu;
 }
 
-/* Parent. Announces a FREE slot whose request is written; *position names the task from now on. TD_EAGAIN when the ring is
+/* Parent. Announces a FREE slot whose request is written (the parts of the reply that matter before DONE are reset
+ * here: started_ns, partial_items, partial_offset); *position names the task from now on. TD_EAGAIN when the ring is
  * full: its oldest task still waits. One thread at a time. */
 td_status td_submission_push(struct td_segment_map *map, uint32_t slot, uint64_t *position);
 
@@ -39,7 +41,8 @@ td_status td_submission_push(struct td_segment_map *map, uint32_t slot, uint64_t
 bool td_submission_cancel(struct td_segment_map *map, uint32_t slot, uint64_t position);
 
 /* Worker. Claims the oldest waiting task for `worker`; *from is where its walk starts, private to the worker and kept
- * between calls. TD_EAGAIN when none waits, TD_EPROTO when a cell names no slot. */
+ * between calls. TD_EAGAIN when none waits, and every position below *from is claimed; TD_EPROTO when a cell is
+ * damaged. */
 td_status td_submission_claim(struct td_segment_map *map, uint32_t worker, uint64_t *from, uint32_t *slot,
                               uint64_t *position);
 
