@@ -108,6 +108,7 @@ format: $(VENV)/.check ## lay out every C and Python file
 	@$(BIN)/ruff check --quiet --fix .
 
 docs: build $(VENV)/.docs ## the documentation, with its snippets executed, in docs/_build/html
+	@$(BIN)/python tools/run_snippets.py $(wildcard README.md) docs
 	@$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
