@@ -9,8 +9,7 @@
  *
  * A block is named by a `ref`, good in every process: the offset of its first byte in the low 40 bits, a generation
  * above. 0 is never a ref. A ref that was freed is told from the block that took its place (until 2^24 allocations
- * later), so that giving back twice is an error, not somebody else's block. Wherever the engine stores or sends the
- * "offset" of a block (struct td_block and the messages), it is this number.
+ * later), so that giving back twice is an error, not somebody else's block.
  *
  *        alloc            lend             give (anyone)       sweep (owner)
  *   free ------> owned ---------> lent -------------> given -----------------> free
@@ -45,21 +44,29 @@ typedef struct td_arena_backing {
 } td_arena_backing;
 
 typedef struct td_arena_config {
-    const char *name;               /* shows in /proc/PID/maps; NULL: "arena" */
-    uint64_t size;                  /* of the address range, bytes; 0: 1 TiB. Halved until the system takes it */
-    uint64_t cap_bytes;             /* most bytes in live blocks, headers included; 0: no cap */
-    uint64_t warm_bytes;            /* most committed bytes kept in free blocks */
-    const td_memory_budget *budget; /* asked for room before pages are committed; NULL: not asked. Outlives the arena */
+    uint64_t cap_bytes;              /* most bytes in live blocks, headers included; 0: no cap */
+    uint64_t warm_bytes;             /* most committed bytes kept in free blocks */
+    const td_memory_budget *budget;  /* asked for room before pages are committed; NULL: not asked. Outlives the arena */
     const td_arena_backing *backing; /* NULL: the kernel and `budget`. Copied */
 } td_arena_config;
 
-/* A new arena, owned by this process; one reference.
- *   TD_ENOROOM  no address range of a useful size is to be had (RLIMIT_AS, RLIMIT_FSIZE), or no memory for a page
- *   TD_ENOMEM, TD_ENOFD, TD_EOS (errno) */
-td_status td_arena_new(const td_arena_config *config, td_arena **out);
+/* A new, empty arena without an owner yet. `size`, 0 for 1 TiB, is halved until the system takes it; *actual goes with
+ * the descriptor wherever that is sent. An arena takes that much address space in each process that maps it, of 128 TiB
+ * in all: with many arenas, twice the machine's memory each is enough. `name` shows in /proc/PID/maps.
+ *   TD_ENOROOM  no range of a useful size is to be had (RLIMIT_FSIZE, RLIMIT_AS), or no memory for one page
+ *   TD_ENOFD, TD_ENOMEM, TD_EOS (errno) */
+td_status td_arena_create(const char *name, uint64_t size, int *fd, uint64_t *actual);
 
-/* Maps somebody else's arena; one reference. `fd` stays the caller's and may be closed. `size` is td_arena_size() on the
- * owner's side.   TD_EPROTO  not an arena of this version and size; TD_ENOROOM  no address space; TD_ENOMEM */
+/* Makes this process the owner: once in an arena's life. `fd` is the arena's on success. One reference.
+ *   TD_EPROTO   not an arena of this version and size
+ *   TD_ENOROOM  no address space, or no memory for one page
+ *   TD_ENOMEM, TD_EINVAL (the size is no multiple of 2 MiB, or over 1 TiB) */
+td_status td_arena_own(int fd, uint64_t size, const td_arena_config *config, td_arena **out);
+
+/* Both at once. */
+td_status td_arena_new(const char *name, uint64_t size, const td_arena_config *config, td_arena **out);
+
+/* Maps somebody else's arena; one reference. `fd` stays the caller's and may be closed. Errors as for td_arena_own. */
 td_status td_arena_attach(int fd, uint64_t size, td_arena **out);
 
 /* The mapping goes with the last reference: hold one for each block whose bytes somebody still looks at. Peers' mappings
@@ -67,7 +74,7 @@ td_status td_arena_attach(int fd, uint64_t size, td_arena **out);
 td_arena *td_arena_ref(td_arena *arena);
 void td_arena_unref(td_arena *arena); /* NULL is fine */
 
-int td_arena_fd(const td_arena *arena); /* owner only; stays the arena's */
+int td_arena_fd(const td_arena *arena); /* the owner's; -1 in peers */
 uint64_t td_arena_size(const td_arena *arena);
 bool td_arena_is_owner(const td_arena *arena);
 
@@ -79,8 +86,7 @@ bool td_arena_is_owner(const td_arena *arena);
  *   TD_ENOMEM   no heap memory for the allocator's own tables */
 td_status td_arena_alloc(td_arena *arena, uint64_t bytes, struct td_block *out);
 
-/* Cuts the block down to the `bytes` that are used, and updates its ref's capacity; may keep more than asked. The block
- * stays where it is. TD_EINVAL: not a block that the owner holds, or longer than its capacity. */
+/* Cuts the block down to the `bytes` that are used; may keep more than asked. It stays where it is. TD_EINVAL: not a block that the owner holds, or longer than its capacity. */
 td_status td_arena_shrink(td_arena *arena, uint64_t ref, uint64_t bytes);
 
 /* Frees a block that the owner holds. TD_EINVAL: it doesn't (never allocated, freed before, or lent). */
@@ -90,8 +96,8 @@ td_status td_arena_free(td_arena *arena, uint64_t ref);
  * TD_EINVAL as for free. Needs no memory: never fails for a block just allocated. */
 td_status td_arena_lend(td_arena *arena, uint64_t ref);
 
-/* Takes a lent block back whatever its holder did to its header. Only when the holder is confirmed dead, or the ref was
- * never published. TD_EINVAL: not lent, or already given back (and perhaps swept): nothing to be done. */
+/* Gives a lent block back in its holder's place, whatever that did to the header. Only when the holder is confirmed
+ * dead, or the ref was never published. TD_EINVAL: not lent, or swept already: nothing to be done. */
 td_status td_arena_reclaim(td_arena *arena, uint64_t ref);
 
 /* Frees every lent block that has been given back by now; their number. Allocating does this by itself, a few at a time,
