@@ -10,8 +10,6 @@ copyright = "2026, The Treadle developers"
 version = release = version_of("treadle")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-# A folder without a page yet, and the benchmarks before their first run, are no mistake.
-suppress_warnings = ["toc.empty_glob"]
 exclude_patterns = ["_build"]
 
 myst_enable_extensions = ["colon_fence", "deflist"]
