@@ -4,7 +4,7 @@
  *             I2 a reload publishes all or nothing; each option by itself is consistent, two options read around a
  *                reload may be from different environments.
  * Ordering    O: write values -> release loaded -> acquire loaded -> read values.
- *             T: write a text -> release its pointer -> acquire pointer -> read the text.
+ *             T (option_T): write a text -> release its pointer -> acquire pointer -> read the text.
  * Lock        `reloading` covers the list and the writing of values; readers take no lock. It is not held across fork by
  *             the forking thread; a reload in another thread at that moment is excluded by the GIL.
  * Tests       tests/base/test_option.c */
@@ -231,8 +231,8 @@ static td_status reload_locked(void)
     }
     for (int i = 0; i < TD_OPTION_COUNT; i++) {
         td_atomic_store_relaxed(&values[i], (uint64_t)fresh[i].value);
-        td_atomic_store_release(&texts[i], fresh[i].text);       /* T */
-        td_atomic_store_release(&problems[i], fresh[i].problem); /* T */
+        TD_EDGE(option_T, td_atomic_store_release, td_atomic_store_relaxed)(&texts[i], fresh[i].text);
+        TD_EDGE(option_T, td_atomic_store_release, td_atomic_store_relaxed)(&problems[i], fresh[i].problem);
     }
     td_atomic_store_release(&loaded, 1); /* O */
     return result;

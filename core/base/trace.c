@@ -9,7 +9,7 @@
  * Ordering    W: write record i -> release written=i+1 -> acquire written -> read record i.
  *             V: release written=i+RECORDS -> release fields of record i+RECORDS -> acquire field -> read written:
  *                a reader that saw a newer field also sees that the slot was taken again, and drops what it read.
- *             R: write `next` -> release the list's head -> acquire head -> read `next`.
+ *             R (trace_R): write `next` -> release the list's head -> acquire head -> read `next`.
  *             G: last use by the old owner -> release owned=0 -> acquire owned -> first use by the new one.
  * Crash       the rings are in this process's heap and end with it.
  * Tests       tests/base/test_trace.c */
@@ -96,7 +96,7 @@ static trace_ring *add_ring(void)
     void *head = td_atomic_load_relaxed(&rings);
     do
         ring->next = head;
-    while (!td_atomic_cas_weak_acqrel(&rings, &head, ring)); /* R */
+    while (!TD_EDGE(trace_R, td_atomic_cas_weak_acqrel, td_atomic_cas_weak_relaxed)(&rings, &head, ring));
     return ring;
 }
 

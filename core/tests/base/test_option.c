@@ -1,4 +1,5 @@
-/* tests/base/test_option.c: parsing, defaults, problems, reloads. */
+/* tests/base/test_option.c: parsing, defaults, problems, reloads.
+ * Weakened  -DTD_WEAKEN_option_T=1 makes readers_see_whole_values_during_reloads fail under ThreadSanitizer. */
 #include "base/option.h"
 
 #include <pthread.h>
@@ -135,7 +136,7 @@ static void *read_options(void *unused)
 {
     while (!td_atomic_load_relaxed(&stop_reading)) {
         const char *text = td_option_string(TD_OPT_TRACE);
-        CHECK(strcmp(text, "/a") == 0 || strcmp(text, "/b") == 0);
+        CHECK(strncmp(text, "/text-", 6) == 0);
         int64_t workers = td_option_int(TD_OPT_WORKERS);
         CHECK(workers == 1 || workers == 2);
     }
@@ -144,13 +145,15 @@ static void *read_options(void *unused)
 
 TD_TEST(readers_see_whole_values_during_reloads)
 {
-    setenv("TREADLE_TRACE", "/a", 1);
+    setenv("TREADLE_TRACE", "/text-", 1);
     setenv("TREADLE_WORKERS", "1", 1);
     td_options_reload();
     pthread_t reader;
     REQUIRE_EQ(pthread_create(&reader, NULL, read_options, NULL), 0);
     for (uint64_t i = 0; i < test_rounds(300); i++) {
-        setenv("TREADLE_TRACE", i % 2 ? "/a" : "/b", 1);
+        char text[32];
+        snprintf(text, sizeof text, "/text-%" PRIu64, i); /* each time a text that the reader has not seen */
+        setenv("TREADLE_TRACE", text, 1);
         setenv("TREADLE_WORKERS", i % 2 ? "1" : "2", 1);
         CHECK_OK(td_options_reload());
     }

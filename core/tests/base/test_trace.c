@@ -1,4 +1,5 @@
-/* tests/base/test_trace.c: records arrive in order, old ones give way, dumps may race with recording. */
+/* tests/base/test_trace.c: records arrive in order, old ones give way, dumps may race with recording.
+ * Weakened  -DTD_WEAKEN_trace_R=1 makes a_dump_beside_new_threads_sees_whole_rings fail under ThreadSanitizer. */
 #include "base/trace.h"
 
 #include <pthread.h>
@@ -114,6 +115,39 @@ TD_TEST(a_dump_beside_a_recorder_shows_no_torn_record)
     }
     td_atomic_store_relaxed(&stop_recording, 1);
     pthread_join(thread, NULL);
+}
+
+static pthread_barrier_t all_recorded;
+
+static void *record_and_stay(void *number)
+{
+    record_one(number);
+    pthread_barrier_wait(&all_recorded); /* so that every thread needs a ring of its own */
+    return NULL;
+}
+
+static void *dump_until_stopped(void *unused)
+{
+    while (!td_atomic_load_relaxed(&stop_recording))
+        dump();
+    return unused;
+}
+
+TD_TEST(a_dump_beside_new_threads_sees_whole_rings)
+{
+    pthread_t dumper, threads[16];
+    td_trace_enable(true);
+    pthread_barrier_init(&all_recorded, NULL, 17);
+    REQUIRE_EQ(pthread_create(&dumper, NULL, dump_until_stopped, NULL), 0);
+    for (uintptr_t i = 0; i < 16; i++)
+        REQUIRE_EQ(pthread_create(&threads[i], NULL, record_and_stay, (void *)i), 0);
+    pthread_barrier_wait(&all_recorded);
+    for (int i = 0; i < 16; i++)
+        pthread_join(threads[i], NULL);
+    td_atomic_store_relaxed(&stop_recording, 1);
+    pthread_join(dumper, NULL);
+    CHECK_EQ(dump(), 16);
+    pthread_barrier_destroy(&all_recorded);
 }
 
 TD_TEST(a_failing_file_is_reported)
