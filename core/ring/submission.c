@@ -17,9 +17,6 @@ td_status td_submission_push(struct td_segment_map *map, uint32_t slot, uint64_t
     }
     struct td_slot *task = &map->slots[slot];
     TD_ASSERT_EQ(td_word_state(td_atomic_load_relaxed(&task->word)), TD_SLOT_FREE);
-    td_atomic_store_relaxed(&task->started_ns, 0);
-    td_atomic_store_relaxed(&task->partial_items, 0);
-    td_atomic_store_relaxed(&task->partial_offset, 0);
     td_atomic_store_relaxed(&task->word, td_word(position, 0, TD_SLOT_READY)); /* S */
     TD_EDGE(submission_A, td_atomic_store_release, td_atomic_store_relaxed)
     (cell, td_cell(position, slot)); /* A, S */

@@ -32,8 +32,8 @@ static inline uint32_t td_cell_slot(uint64_t cell)
     return (uint32_t)cell & 0xfffffu;
 }
 
-/* Parent. Announces a FREE slot whose request is written (the parts of the reply that matter before DONE are reset
- * here: started_ns, partial_items, partial_offset); *position names the task from now on. TD_EAGAIN when the ring is
+/* Parent. Announces a FREE slot whose request is written, and those parts of the reply reset that count before DONE
+ * (started_ns, partial_items, partial_ref); *position names the task from now on. TD_EAGAIN when the ring is
  * full: its oldest task still waits. One thread at a time. */
 td_status td_submission_push(struct td_segment_map *map, uint32_t slot, uint64_t *position);
 
