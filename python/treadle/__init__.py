@@ -1,0 +1,132 @@
+"""One push, many threads: parallel Python on one C engine.
+
+Everything here is imported at its first use, so that `import treadle` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._engine import Future as Future
+    from ._errors import (
+        CorruptData as CorruptData,
+    )
+    from ._errors import (
+        ForkedPool as ForkedPool,
+    )
+    from ._errors import (
+        NoRoom as NoRoom,
+    )
+    from ._errors import (
+        PoolBroken as PoolBroken,
+    )
+    from ._errors import (
+        PoolClosed as PoolClosed,
+    )
+    from ._errors import (
+        RemoteTraceback as RemoteTraceback,
+    )
+    from ._errors import (
+        TaskCancelled as TaskCancelled,
+    )
+    from ._errors import (
+        TaskTimeout as TaskTimeout,
+    )
+    from ._errors import (
+        TravelError as TravelError,
+    )
+    from ._errors import (
+        TreadleError as TreadleError,
+    )
+    from ._errors import (
+        WorkerDied as WorkerDied,
+    )
+    from ._executor import ProcessPoolExecutor as ProcessPoolExecutor
+    from ._futures import (
+        ALL_COMPLETED as ALL_COMPLETED,
+    )
+    from ._futures import (
+        FIRST_COMPLETED as FIRST_COMPLETED,
+    )
+    from ._futures import (
+        FIRST_EXCEPTION as FIRST_EXCEPTION,
+    )
+    from ._futures import (
+        as_completed as as_completed,
+    )
+    from ._futures import (
+        wait as wait,
+    )
+    from ._pool import Pool as Pool
+    from ._threads import ThreadPoolExecutor as ThreadPoolExecutor
+
+    __version__: str
+
+# Public name -> the submodule that it comes from.
+_HOME = {
+    "ALL_COMPLETED": "_futures",
+    "CorruptData": "_errors",
+    "FIRST_COMPLETED": "_futures",
+    "FIRST_EXCEPTION": "_futures",
+    "ForkedPool": "_errors",
+    "Future": "_engine",
+    "NoRoom": "_errors",
+    "Pool": "_pool",
+    "PoolBroken": "_errors",
+    "PoolClosed": "_errors",
+    "ProcessPoolExecutor": "_executor",
+    "RemoteTraceback": "_errors",
+    "TaskCancelled": "_errors",
+    "TaskTimeout": "_errors",
+    "ThreadPoolExecutor": "_threads",
+    "TravelError": "_errors",
+    "TreadleError": "_errors",
+    "WorkerDied": "_errors",
+    "as_completed": "_futures",
+    "wait": "_futures",
+}
+
+__all__ = [
+    "ALL_COMPLETED",
+    "FIRST_COMPLETED",
+    "FIRST_EXCEPTION",
+    "CorruptData",
+    "ForkedPool",
+    "Future",
+    "NoRoom",
+    "Pool",
+    "PoolBroken",
+    "PoolClosed",
+    "ProcessPoolExecutor",
+    "RemoteTraceback",
+    "TaskCancelled",
+    "TaskTimeout",
+    "ThreadPoolExecutor",
+    "TravelError",
+    "TreadleError",
+    "WorkerDied",
+    "__version__",
+    "as_completed",
+    "wait",
+]
+
+
+def __getattr__(name: str) -> object:
+    value: object
+    if name in _HOME:
+        from importlib import import_module
+
+        value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    elif name == "__version__":
+        from importlib.metadata import version
+
+        value = version("treadle")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

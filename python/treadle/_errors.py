@@ -1,0 +1,154 @@
+"""The errors. Each derives from TreadleError and from the built-in or stdlib class that existing handlers catch.
+
+WorkerDied and PoolBroken derive from the stdlib's BrokenProcessPool, whose module takes 15 ms to import: they are made
+at their first use, by the module's `__getattr__`. The functions below it make the errors that the engine reports, so
+that the extension module knows no wording. Each message says what happened, to which task, and what can be done.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from typing import TYPE_CHECKING, Any
+
+
+class TreadleError(Exception):
+    """The base of all of Treadle's errors."""
+
+    __module__ = "treadle"
+
+
+class TaskTimeout(TreadleError, TimeoutError):
+    """A task ran longer than its `timeout` and was stopped."""
+
+    __module__ = "treadle"
+
+
+class TaskCancelled(BaseException):
+    """Raised inside a running task by `future.cancel(force=True)` or at its timeout.
+
+    Not an `Exception`, for the reason for which KeyboardInterrupt is none: a task's `except Exception` must not
+    swallow it. A task that goes on regardless is killed after the grace time (TREADLE_GRACE).
+    """
+
+    __module__ = "treadle"
+
+
+class PoolClosed(TreadleError, RuntimeError):
+    """A task was submitted after `shutdown()`."""
+
+    __module__ = "treadle"
+
+
+class ForkedPool(TreadleError, RuntimeError):
+    """A pool that the parent had started was used in a child made by `os.fork()`."""
+
+    __module__ = "treadle"
+
+
+class TravelError(TreadleError, pickle.PicklingError):
+    """A function, an argument or a result that can't be pickled; the message has the path to it."""
+
+    __module__ = "treadle"
+
+
+class NoRoom(TreadleError, MemoryError):
+    """Data that doesn't fit below the memory limit of the arena or of the cgroup."""
+
+    __module__ = "treadle"
+
+
+class CorruptData(TreadleError, RuntimeError):
+    """Data from another process that failed a check."""
+
+    __module__ = "treadle"
+
+
+class RemoteTraceback(Exception):
+    """The cause of an exception that a worker raised: its text is the worker's traceback."""
+
+    __module__ = "treadle"
+
+    def __init__(self, traceback: str) -> None:
+        super().__init__(traceback)
+        self.traceback = traceback
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.traceback.rstrip()}\n"""'
+
+
+if TYPE_CHECKING:
+    from ._broken import PoolBroken as PoolBroken
+    from ._broken import WorkerDied as WorkerDied
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("WorkerDied", "PoolBroken"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import _broken
+
+    value = getattr(_broken, name)
+    globals()[name] = value
+    return value
+
+
+# --- made for the extension module
+
+
+def worker_died(
+    name: str | None,
+    pid: int | None,
+    signal: int | None,
+    exit_code: int | None,
+    oom: bool,
+    quarantined: bool,
+    deaths: int,
+    stack: str,
+) -> BaseException:
+    """The error of a task whose worker died. Non-positive signals and negative exit codes are unknown ones."""
+    from . import _broken
+
+    return _broken.worker_died(name, pid, signal, exit_code, oom, quarantined, deaths, stack)
+
+
+def task_timeout(name: str | None, seconds: float | None) -> BaseException:
+    """The error of a task that ran into its timeout."""
+    limit = f"its timeout of {seconds:g} s" if seconds else "its timeout"
+    return TaskTimeout(
+        f"{task_title(name)} ran longer than {limit} and was stopped. Give it more time with "
+        "pool.options(timeout=...), or split its work into smaller tasks."
+    )
+
+
+def pool_broken(reason: str | None) -> BaseException:
+    """The error of all tasks of a broken pool, and of submitting to it."""
+    from . import _broken
+
+    return _broken.PoolBroken(reason or "the pool is broken and can't be used any more")
+
+
+def pool_closed() -> BaseException:
+    """The error of submitting after shutdown, in the stdlib's words."""
+    if is_exiting():
+        # The traceback of an exit handler is read by people who look for the stdlib's line.
+        return RuntimeError("cannot schedule new futures after interpreter shutdown")
+    return PoolClosed("cannot schedule new futures after shutdown")
+
+
+def pool_forked() -> BaseException:
+    """The error of using, in a forked child, a pool that its parent had started."""
+    return ForkedPool(
+        "this pool was started before os.fork() and belongs to the parent process: make a new one in the child, "
+        "or submit nothing before the fork (a pool that has not started yet works in the child)"
+    )
+
+
+def task_title(name: str | None) -> str:
+    """How messages name a task."""
+    return f"the task {name!r}" if name else "the task"
+
+
+def is_exiting() -> bool:
+    """Is the interpreter past the point from which pools may not be used?"""
+    executor = sys.modules.get("treadle._executor")
+    return bool(executor and executor.exiting) or sys.is_finalizing()

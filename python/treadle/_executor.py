@@ -1,0 +1,500 @@
+"""ProcessPoolExecutor: the stdlib's interface over the engine. What runs per task is in C: binding/executor.c."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from types import EllipsisType, TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+
+from . import _context, _engine, _errors, _launch
+
+if TYPE_CHECKING:
+    from . import _output
+
+T = TypeVar("T")
+
+MAX_WORKERS = 1024
+INTERRUPT_GRACE_S = 0.5
+"""What running tasks get after Ctrl-C before their workers are killed."""
+
+exiting = False
+"""Set when the interpreter ends: from here on nothing can be submitted."""
+
+_pools: weakref.WeakSet[ProcessPoolExecutor] = weakref.WeakSet()
+# Pools that the user let go of with work pending: it is finished, as the stdlib's is.
+_abandoned: set[ProcessPoolExecutor] = set()
+
+
+class ProcessPoolExecutor(_engine.Executor, Executor):
+    """A pool of worker processes: `concurrent.futures.ProcessPoolExecutor`'s interface, on Treadle's engine.
+
+    Args:
+        max_workers: How many processes at most; the CPU budget (affinity mask and cgroup quota) by default. They start
+            when there is work for them.
+        mp_context: A multiprocessing context, of which the start method is used.
+        initializer: Called once in each worker before its first task. Where it raises, the pool is broken, and the
+            error has its traceback.
+        initargs: The initializer's arguments.
+        max_tasks_per_child: After so many tasks a worker leaves, and another takes its place.
+        start_method: "zygote" (the default), "fork", "forkserver" or "spawn"; see _launch.py.
+        on_worker_death: "heal": a dead worker fails the task it ran, with WorkerDied. "break": it breaks the whole
+            pool, as the stdlib's does.
+        retries: How often a task may run again after its worker's death.
+        timeout: Seconds that a task may run; then it is stopped and fails with TaskTimeout.
+        preload: Names of modules that the zygote imports before it forks workers.
+        retry_on: Exception types after which a task is run again as well, in the same worker, up to `retries` times.
+        forward_output: Whether prints, warnings and log records of the workers go to this process's `sys.stdout`,
+            `sys.stderr` and loggers; by default where those are not the process's own descriptors (Jupyter, pytest).
+
+    Raises:
+        ValueError, TypeError: an argument is out of range or of the wrong type, in the stdlib's words.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        _engine.reload_options()
+        if _engine.option("INLINE"):
+            from . import _inline
+
+            cls = _inline.variant(cls)
+        elif kwargs.get("retry_on"):
+            from . import _retry
+
+            cls = _retry.variant(cls)
+        return super().__new__(cls)
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        mp_context: _launch.StartContext | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        max_tasks_per_child: int | None = None,
+        start_method: str | None = None,
+        on_worker_death: Literal["heal", "break"] = "heal",
+        retries: int = 0,
+        timeout: float | None = None,
+        preload: Sequence[str] = (),
+        retry_on: type[Exception] | tuple[type[Exception], ...] = (),
+        forward_output: bool | None = None,
+    ) -> None:
+        self._max_workers = check_workers(max_workers)
+        self._start_method = _launch.choose(start_method, mp_context)
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        self._initializer = initializer
+        self._initargs = tuple(initargs)
+        self._max_tasks = check_max_tasks(max_tasks_per_child, self._start_method)
+        if on_worker_death not in ("heal", "break"):
+            raise ValueError(f"on_worker_death must be 'heal' or 'break', not {on_worker_death!r}")
+        self._break_on_death = on_worker_death == "break"
+        self._retries = check_retries(retries)
+        self._timeout = check_timeout(timeout)
+        self._retry_on = check_retry_on(retry_on)
+        if isinstance(preload, str) or not all(isinstance(name, str) for name in preload):
+            raise TypeError("preload must be a sequence of module names")
+        self._preload = tuple(preload)
+        self._forward_output = forward_output
+        self._forwarder: _output.Forwarder | None = None
+        self._by_reference_main = False
+        self._lock = threading.Lock()
+        self._started = self._closed = self._forked = False
+
+    # --- submitting
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+        ordered: bool = True,
+    ) -> Iterator[T]:
+        """`map(fn, *iterables)` in the workers.
+
+        Items are read as workers need them, so that an infinite iterable works; abandoning the iterator cancels what
+        has not run.
+
+        Args:
+            fn: What is called in the workers.
+            *iterables: Its arguments, as for the built-in `map`.
+            timeout: Seconds from this call on, after which `__next__` raises TimeoutError.
+            chunksize: Items in one task; by default it adapts to the time that an item takes.
+            buffersize: How many items may be under way; by default enough to keep all workers busy.
+            ordered: False gives results as they come.
+        """
+        return self._start_map(fn, iterables, False, timeout, chunksize, buffersize, ordered, self.options())
+
+    def starmap(
+        self,
+        fn: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        *,
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+        ordered: bool = True,
+    ) -> Iterator[T]:
+        """`itertools.starmap(fn, iterable)` in the workers; the arguments are those of `map`."""
+        return self._start_map(fn, (iterable,), True, timeout, chunksize, buffersize, ordered, self.options())
+
+    def _start_map(
+        self,
+        fn: Callable[..., T],
+        iterables: tuple[Iterable[Any], ...],
+        star: bool,
+        timeout: float | None,
+        chunksize: int | None,
+        buffersize: int | None,
+        ordered: bool,
+        options: TaskOptions,
+        keep_going: bool = False,
+    ) -> _engine.MapIterator[T]:
+        if chunksize is not None and chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+        if buffersize is not None and not isinstance(buffersize, int):
+            raise TypeError("buffersize must be an integer or None")
+        if buffersize is not None and buffersize < 1:
+            raise ValueError("buffersize must be None or > 0")
+        task = (options.timeout, options.retries, options.name)
+        fn = options.wrap(fn)
+        return self._map(fn, iterables, star, chunksize, buffersize, ordered, timeout, task, keep_going)
+
+    def _submit_with(
+        self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], options: TaskOptions
+    ) -> _engine.Future[T]:
+        return self._submit(options.wrap(fn), args, kwargs, options.timeout, options.retries, options.name)
+
+    def options(
+        self,
+        *,
+        timeout: float | None | EllipsisType = ...,
+        retries: int | EllipsisType = ...,
+        name: str | None = None,
+        retry_on: type[Exception] | tuple[type[Exception], ...] | EllipsisType = ...,
+    ) -> TaskOptions:
+        """A view of this pool whose tasks have these options; what is not given is as in the pool."""
+        return TaskOptions(
+            self,
+            self._timeout if timeout is ... else check_timeout(timeout),
+            self._retries if retries is ... else check_retries(retries),
+            check_name(name),
+            self._retry_on if retry_on is ... else check_retry_on(retry_on),
+        )
+
+    # --- called from C, on slow paths
+
+    def _begin(self) -> None:
+        """The first submit: starts the engine."""
+        with self._lock:
+            if self._closed or exiting:
+                raise _errors.pool_closed()
+            if self._started:
+                return
+            self._launch()
+            self._started = True
+            _pools.add(self)
+
+    def _launch(self) -> None:
+        method, initializer = _launch.pack_initializer(self._start_method, self._initializer, self._initargs)
+        self._by_reference_main = method != "zygote"
+        name = f"{type(self).__name__}Worker"
+        main = _context.main_module(name) if method in ("forkserver", "spawn") else None
+        threads = max(1, cpu_budget() // self._max_workers)
+        shared, adopted, single = _engine.START_SHARED, _engine.START_ADOPTED, _engine.START_SINGLE
+        self._create(
+            max_workers=self._max_workers,
+            max_tasks=self._max_tasks,
+            start={"fork": adopted, "spawn": single}.get(method, shared),
+            break_on_death=self._break_on_death,
+            timeout=self._timeout,
+            retries=self._retries,
+        )
+        output = self._start_forwarding()
+        if method != "fork":
+            _launch.start_fresh(self, method, self._preload, threads)
+        # The zygote boots while the context is taken.
+        self._set_context(_context.capture(threads=threads, initializer=initializer, main=main, output=output))
+        if method == "fork":
+            inherited = (self._initializer, self._initargs) if self._initializer else None
+            _launch.start_forked(self, inherited)
+
+    def _start_forwarding(self) -> _output.Address | None:
+        from . import _output
+
+        if not _output.wanted(self._forward_output):
+            return None
+        forwarder = self._forwarder = _output.Forwarder()
+        # A pool that is let go of without shutdown: the reader ends with the last worker.
+        finalizer: Any = weakref.finalize(self, forwarder.let_go)
+        finalizer.atexit = False
+        return forwarder.address()
+
+    def _pack_function(self, fn: Callable[..., object]) -> tuple[bytes, Any]:
+        from . import _travel
+
+        return _travel.pack_function(fn, self._by_reference_main)
+
+    def _name_of(self, fn: Callable[..., object]) -> str:
+        while not hasattr(fn, "__qualname__") and hasattr(fn, "func"):
+            fn = fn.func  # functools.partial, _retry.Retrying
+        return str(getattr(fn, "__qualname__", None) or type(fn).__qualname__)
+
+    # --- the end
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """No more submits; what was submitted is finished.
+
+        Args:
+            wait: Return when everything is done and all processes are gone, rather than at once.
+            cancel_futures: Cancel what has not begun to run.
+
+        Ctrl-C while it waits cancels the running tasks as well, and all processes are gone within a second.
+        """
+        with self._lock:
+            self._closed = True
+            if not self._started or self._forked:
+                return
+        self._close(_engine.CLOSE_CANCEL_QUEUED if cancel_futures else 0)
+        if wait:
+            self._wait_for_end()
+        elif self._forwarder is not None:
+            threading.Thread(target=self._wait_for_end, name="treadle-output-end", daemon=True).start()
+
+    def _wait_for_end(self) -> None:
+        try:
+            self._join(None)
+        except KeyboardInterrupt:
+            self._interrupt()
+            raise
+        if self._forwarder is not None:
+            self._forwarder.stop()
+
+    def _interrupt(self) -> None:
+        """Ends the pool within a second, whatever it runs."""
+        self._closed = True
+        if not self._started or self._forked:
+            return
+        try:
+            self._close(_engine.CLOSE_CANCEL_QUEUED | _engine.CLOSE_TERMINATE)
+            gone = self._join(INTERRUPT_GRACE_S)
+        finally:
+            self._close(_engine.CLOSE_CANCEL_QUEUED | _engine.CLOSE_KILL)
+        if not gone:
+            self._join(None)
+        if self._forwarder is not None:
+            self._forwarder.stop()
+
+    def terminate_workers(self) -> None:
+        """Ends the pool at once: SIGTERM to all workers, and what they ran is lost."""
+        self._force(_engine.CLOSE_TERMINATE)
+
+    def kill_workers(self) -> None:
+        """Ends the pool at once: SIGKILL to all workers, and what they ran is lost."""
+        self._force(_engine.CLOSE_KILL)
+
+    def _force(self, flag: int) -> None:
+        with self._lock:
+            self._closed = True
+            if not self._started or self._forked:
+                return
+        self._close(_engine.CLOSE_CANCEL_QUEUED | flag)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self._interrupt()
+        else:
+            self.shutdown(wait=True)
+
+    def __del__(self) -> None:
+        # Runs once, also for a pool whose __init__ raised.
+        if getattr(self, "_started", False) and not self._forked and not exiting:
+            self._close(0)
+            _abandoned.difference_update([pool for pool in _abandoned if pool._join(0)])
+            if not self._join(0):
+                _abandoned.add(self)
+
+    # --- looking at it
+
+    def stats(self) -> Mapping[str, Any]:
+        """Figures of the pool, as they are now.
+
+        `tasks` has the number of tasks by state; `queued` those waiting; `restarts` the workers that replaced dead
+        ones; `bytes_moved` the results that came without a copy, `bytes_copied` what was copied; `workers` a list with
+        each one's `pid`, `state`, `tasks_done`, `rss_bytes` and `busy_ns`.
+        """
+        figures = dict(self._stats())
+        states = ("submitted", "queued", "running", "succeeded", "failed", "cancelled", "died", "timed_out", "retried")
+        tasks = {state: figures.pop(state) for state in states}
+        return {"tasks": tasks, "queued": tasks["queued"], **figures, "workers": self._workers()}
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "started" if self._started else "not started"
+        return f"<{type(self).__module__}.{type(self).__qualname__} max_workers={self._max_workers} {state}>"
+
+
+ProcessPoolExecutor.__module__ = "treadle"
+
+
+class TaskOptions(Executor):
+    """A view of a pool whose tasks have options of their own; made by `ProcessPoolExecutor.options`."""
+
+    __module__ = "treadle"
+
+    def __init__(
+        self,
+        pool: ProcessPoolExecutor,
+        timeout: float | None,
+        retries: int,
+        name: str | None,
+        retry_on: tuple[type[Exception], ...],
+    ) -> None:
+        self.pool = pool
+        self.timeout = timeout
+        self.retries = retries
+        self.name = name
+        self.retry_on = retry_on
+
+    def wrap(self, fn: Callable[..., T]) -> Callable[..., T]:
+        """The function that the workers call."""
+        if not (self.retry_on and self.retries):
+            return fn
+        from . import _retry
+
+        return _retry.Retrying(fn, self.retry_on, self.retries)
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> _engine.Future[T]:
+        """As the pool's, with these options."""
+        return self.pool._submit_with(fn, args, kwargs, self)
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+        ordered: bool = True,
+    ) -> Iterator[T]:
+        """As the pool's, with these options; this `timeout` is the whole map's."""
+        return self.pool._start_map(fn, iterables, False, timeout, chunksize, buffersize, ordered, self)
+
+    def starmap(
+        self,
+        fn: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        *,
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+        ordered: bool = True,
+    ) -> Iterator[T]:
+        """As the pool's, with these options; this `timeout` is the whole map's."""
+        return self.pool._start_map(fn, (iterable,), True, timeout, chunksize, buffersize, ordered, self)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """The pool's own."""
+        self.pool.shutdown(wait, cancel_futures=cancel_futures)
+
+
+# --- checks, in the stdlib's words where it has them
+
+
+def cpu_budget() -> int:
+    """The CPUs that this process may use: its share, where it is a worker."""
+    return _context.cpu_share() or _engine.cpus()
+
+
+def check_workers(max_workers: int | None) -> int:
+    if max_workers is None:
+        return min(MAX_WORKERS, int(_engine.option("WORKERS")) or cpu_budget())
+    if max_workers <= 0:
+        raise ValueError("max_workers must be greater than 0")
+    if max_workers > MAX_WORKERS:
+        raise ValueError(f"max_workers must be <= {MAX_WORKERS}")
+    return max_workers.__index__()
+
+
+def check_max_tasks(count: int | None, start_method: str | None) -> int:
+    if count is None:
+        return 0
+    if not isinstance(count, int):
+        raise TypeError("max_tasks_per_child must be an integer")
+    if count <= 0:
+        raise ValueError("max_tasks_per_child must be >= 1")
+    if start_method == "fork":
+        raise ValueError(
+            "max_tasks_per_child is incompatible with the 'fork' multiprocessing start method; "
+            "supply a different mp_context."
+        )
+    return count
+
+
+def check_retries(retries: int | EllipsisType) -> int:
+    if not isinstance(retries, int):
+        raise TypeError("retries must be an integer")
+    if retries < 0:
+        raise ValueError("retries must be >= 0")
+    return retries
+
+
+def check_timeout(timeout: float | None | EllipsisType) -> float | None:
+    if timeout is None:
+        return None
+    if not isinstance(timeout, (int, float)):
+        raise TypeError("timeout must be a number of seconds or None")
+    if not timeout > 0:
+        raise ValueError("timeout must be greater than 0")
+    return float(timeout)
+
+
+def check_name(name: str | None) -> str | None:
+    if name is not None and not isinstance(name, str):
+        raise TypeError("name must be a string or None")
+    return name
+
+
+def check_retry_on(given: Any) -> tuple[type[Exception], ...]:
+    kinds: tuple[Any, ...] = given if isinstance(given, tuple) else (given,)
+    if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
+        raise TypeError("retry_on must be an exception type or a tuple of them")
+    return kinds
+
+
+# --- the process: its end and its forks
+
+
+def at_exit() -> None:
+    """The interpreter ends: pending work is finished, as the stdlib's is, unless Ctrl-C ended the program."""
+    global exiting
+    exiting = True
+    last = getattr(sys, "last_value", None)
+    interrupted = isinstance(last, KeyboardInterrupt) and not hasattr(sys, "ps1") and not sys.flags.interactive
+    for pool in [*_pools, *_abandoned]:
+        if interrupted:
+            pool._interrupt()
+        else:
+            pool.shutdown(wait=True)
+
+
+def in_forked_child() -> None:
+    """After os.fork() in the child: started pools are inert, others work."""
+    _engine.after_fork_child()
+    for pool in [*_pools, *_abandoned]:
+        pool._forked = True
+        pool._lock = threading.Lock()
+    _pools.clear()
+    _abandoned.clear()
+
+
+# Before the threads are joined, so that callbacks may still use them; atexit would be after.
+threading._register_atexit(at_exit)  # type: ignore[attr-defined]
+os.register_at_fork(after_in_child=in_forked_child)

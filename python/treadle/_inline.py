@@ -1,0 +1,129 @@
+"""TREADLE_INLINE=1: every task runs in the caller, at its submit, so that debuggers and profilers see it.
+
+Futures are done when `submit` returns. Nothing is pickled, timeouts and retries don't apply, and no process starts.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ._engine import Future
+
+if TYPE_CHECKING:
+    from ._executor import ProcessPoolExecutor, TaskOptions
+
+    Base = ProcessPoolExecutor
+else:
+    Base = object
+
+T = TypeVar("T")
+
+_variants: dict[type[Any], type[Any]] = {}
+
+
+class InlineExecutor(Base):
+    """Put before the pool's class."""
+
+    def _begin(self) -> None:
+        with self._lock:
+            self._check_open()
+            if self._started:
+                return
+            self._started = True
+            if self._initializer is not None:
+                self._initializer(*self._initargs)
+
+    def _check_open(self) -> None:
+        from . import _errors, _executor
+
+        if self._closed or _executor.exiting:
+            raise _errors.pool_closed()
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Calls the function here and now."""
+        return self._submit_with(fn, args, kwargs, self.options())
+
+    def _submit_with(
+        self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], options: TaskOptions
+    ) -> Future[T]:
+        self._check_open()
+        self._begin()
+        future: Future[T] = Future()
+        future.set_running_or_notify_cancel()
+        try:
+            result = options.wrap(fn)(*args, **kwargs)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+        return future
+
+    def _start_map(
+        self,
+        fn: Callable[..., T],
+        iterables: tuple[Iterable[Any], ...],
+        star: bool,
+        timeout: float | None,
+        chunksize: int | None,
+        buffersize: int | None,
+        ordered: bool,
+        options: TaskOptions,
+        keep_going: bool = False,
+    ) -> Any:
+        self._check_open()
+        self._begin()
+        calls = iter(iterables[0]) if star else zip(*iterables, strict=False)
+        return InlineMap(options.wrap(fn), calls, timeout)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """No more submits."""
+        self._closed = True
+
+    def _interrupt(self) -> None:
+        self._closed = True
+
+    def _force(self, flag: int) -> None:
+        self._closed = True
+
+    def __del__(self) -> None:
+        pass
+
+
+class InlineMap:
+    """A map's iterator that makes each call when its result is asked for."""
+
+    def __init__(self, fn: Callable[..., Any], calls: Iterator[Iterable[Any]], timeout: float | None) -> None:
+        self.fn = fn
+        self.calls = calls
+        self.deadline = None if timeout is None else time.monotonic() + timeout
+        self.lock = threading.Lock()
+
+    def __iter__(self) -> InlineMap:
+        return self
+
+    def __next__(self) -> Any:
+        return self.next()
+
+    def next(self, timeout: float | None = None) -> Any:
+        with self.lock:
+            args = next(self.calls)
+            if self.deadline is not None and time.monotonic() > self.deadline:
+                raise TimeoutError
+        return self.fn(*args)
+
+    def close(self) -> None:
+        self.calls = iter(())
+
+
+def variant(cls: type[T]) -> type[T]:
+    """The pool's class, inline."""
+    made: type[T] | None = _variants.get(cls)
+    if made is None:
+        names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
+        made = _variants[cls] = type(cls.__name__, (InlineExecutor, cls), names)
+    return made

@@ -1,0 +1,186 @@
+"""How a pool's processes come to be: the choice of the start method, the command line of the zygote, the fork.
+
+zygote      a fresh interpreter that forks the workers; never sees the user's `__main__`
+fork        the zygote is forked from this process at the first submit, and inherits what it has
+forkserver  as zygote, and each worker imports the user's `__main__` as multiprocessing's forkserver does
+spawn       each worker is a fresh interpreter of its own, with the user's `__main__`
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from . import _context, _engine
+
+METHODS = ("zygote", "fork", "forkserver", "spawn")
+BOOT = (
+    "import os, sys; sys.path[:] = os.environ.pop('TREADLE_PATH').split(os.pathsep); "
+    "from treadle._zygote import main; main()"
+)
+
+hinted = False
+
+
+class StartContext(Protocol):
+    """What is used of a multiprocessing context."""
+
+    def get_start_method(self, allow_none: bool = ...) -> str | None: ...
+
+
+def choose(start_method: str | None, mp_context: StartContext | None) -> str | None:
+    """The start method that the user asked for, or None.
+
+    Raises:
+        ValueError: there is no such method, or the two arguments contradict each other.
+    """
+    asked = None if mp_context is None else mp_context.get_start_method(allow_none=False)
+    if start_method is not None and asked is not None and start_method != asked:
+        raise ValueError(f"start_method={start_method!r} contradicts mp_context, which is {asked!r}")
+    method = start_method or asked or _engine.option("START_METHOD") or None
+    if method is not None and method not in METHODS:
+        raise ValueError(f"cannot find start method {method!r}: use one of {', '.join(METHODS)}")
+    return method
+
+
+def interpreter() -> str | None:
+    """The Python that a fresh process can run, or None where this program is no Python (it is embedded or frozen)."""
+    spawn = sys.modules.get("multiprocessing.spawn")
+    path = os.fsdecode(spawn.get_executable()) if spawn and spawn.get_executable() else sys.executable
+    if not path or getattr(sys, "frozen", False):
+        return None
+    for name in (path, os.path.realpath(path)):
+        base = os.path.basename(name).lower()
+        if "python" in base or "pypy" in base:
+            return path
+    return None
+
+
+def pack_initializer(
+    method: str | None, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
+) -> tuple[str, bytes | None]:
+    """Settles the start method, and gives the initializer's call as bytes unless it is inherited."""
+    if method is None and interpreter() is None:
+        method = "fork"
+    if initializer is None or method == "fork":
+        return method or "zygote", None
+    from . import _travel
+
+    try:
+        return method or "zygote", _travel.pack_call(initializer, initargs, method in ("forkserver", "spawn"))
+    except Exception as error:
+        if not inherited_only(error):
+            raise
+    hint(method)
+    return "fork", None
+
+
+def inherited_only(error: BaseException | None) -> bool:
+    """Is this multiprocessing's refusal to pickle a lock, a queue or a shared value?"""
+    while error is not None:
+        if isinstance(error, RuntimeError) and "through inheritance" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def hint(method: str | None) -> None:
+    """Says once in a process that its workers inherit initargs by fork."""
+    global hinted
+    if not hinted:
+        hinted = True
+        print(
+            "treadle: initargs hold an object that can only be inherited (a multiprocessing lock, queue or value), so "
+            f"the workers are forked from this process{f' instead of {method}' if method else ''}; "
+            "start_method='fork' says so without this hint",
+            file=sys.stderr,
+        )
+
+
+def command(executable: str, mode: str, preload: Sequence[str]) -> list[bytes]:
+    """The command line of a zygote or a single worker; the engine adds its channel's descriptor."""
+    return [os.fsencode(word) for word in (executable, *interpreter_flags(), "-c", BOOT, mode, *preload)]
+
+
+def environment(threads: int) -> list[bytes]:
+    """The environment of a zygote: ours, with the search path and the share of CPUs."""
+    own = {**os.environ, "TREADLE_PATH": os.pathsep.join(_context.search_path()), _context.THREADS: str(threads)}
+    return [os.fsencode(f"{name}={value}") for name, value in own.items()]
+
+
+def interpreter_flags() -> list[str]:
+    """The options of the interpreter that repeat ours, as subprocess has them (importing that takes 10 ms)."""
+    flags = sys.flags
+    letters = {
+        "d": flags.debug,
+        "B": flags.dont_write_bytecode,
+        "S": flags.no_site,
+        "v": flags.verbose,
+        "b": flags.bytes_warning,
+        "q": flags.quiet,
+        "O": flags.optimize,
+    }
+    arguments = ["-" + letter * int(times) for letter, times in letters.items() if times > 0]
+    if flags.isolated:
+        arguments.append("-I")
+    else:
+        single = {"-E": flags.ignore_environment, "-s": flags.no_user_site, "-P": flags.safe_path}
+        arguments += [flag for flag, value in single.items() if value]
+    arguments += ["-W" + text for text in warning_options()]
+    if flags.dev_mode:
+        arguments += ["-X", "dev"]
+    for name in ("faulthandler", "tracemalloc", "importtime", "frozen_modules", "showrefcount", "utf8", "gil"):
+        value = sys._xoptions.get(name)
+        if value is not None:
+            arguments += ["-X", name if value is True else f"{name}={value}"]
+    return arguments
+
+
+def warning_options() -> list[str]:
+    """The -W options, less those that -b and -X dev imply."""
+    texts = list(sys.warnoptions)
+    implied = {1: "default::BytesWarning", 2: "error::BytesWarning"}.get(min(int(sys.flags.bytes_warning), 2))
+    for text in (implied, "default" if sys.flags.dev_mode else None):
+        if text in texts:
+            texts.remove(text)
+    return texts
+
+
+def start_fresh(pool: _engine.Executor, method: str, preload: Sequence[str], threads: int) -> None:
+    """Starts a pool whose processes are fresh interpreters.
+
+    Raises:
+        OSError: the interpreter can't be run.
+    """
+    executable = interpreter()
+    if executable is None:
+        raise OSError(
+            f"sys.executable is {sys.executable!r}, which is no Python that a fresh process could run: "
+            f"use start_method='fork' in place of {method!r}"
+        )
+    mode = "single" if method == "spawn" else "zygote"
+    pool._engine_start(command(executable, mode, preload), environment(threads))
+
+
+def start_forked(pool: _engine.Executor, inherited: tuple[Callable[..., object], tuple[Any, ...]] | None) -> None:
+    """Forks the zygote from this process and hands it to the engine."""
+    import socket
+
+    from . import _zygote
+
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()  # or the child would write what is buffered a second time
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                ours.close()
+                _zygote.serve(theirs.detach(), inherited)
+            finally:
+                os._exit(1)
+        pool._engine_adopt(pid, ours.fileno())
+        ours.detach()
