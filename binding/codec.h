@@ -90,11 +90,11 @@ void tb_chunk_fini(struct tb_chunk *chunk);
 
 /* ---- Leases -----------------------------------------------------------------------------------------------
  * Decoded objects may be views into a block. A lease keeps the block until the last view is gone: it is a Python
- * object whose dealloc calls release(ctx, offset), with the GIL held. Make one per payload with view.offset != 0,
+ * object whose dealloc calls release(ctx, ref), with the GIL held. Make one per payload with view.ref != 0,
  * decode with it, then drop your reference (the views hold theirs); a payload inline in a slot needs none (NULL).
  * writable: views of writable buffers are writable (this process is the only reader); else they are copied. */
-PyObject *tb_lease_new(struct tb_codec *codec, void (*release)(void *ctx, uint64_t offset), void *ctx,
-                       uint64_t offset, bool writable);
+PyObject *tb_lease_new(struct tb_codec *codec, void (*release)(void *ctx, uint64_t ref), void *ctx,
+                       uint64_t ref, bool writable);
 /* Are there views besides the caller's own reference? */
 bool tb_lease_is_shared(PyObject *lease);
 

@@ -9,9 +9,9 @@
 
 struct lease {
     PyObject_HEAD
-    void (*release)(void *ctx, uint64_t offset);
+    void (*release)(void *ctx, uint64_t ref);
     void *ctx;
-    uint64_t offset;
+    uint64_t ref;
     bool writable, armed;
 };
 
@@ -23,15 +23,15 @@ struct span {
     int readonly;
 };
 
-PyObject *tb_lease_new(struct tb_codec *codec, void (*release)(void *ctx, uint64_t offset), void *ctx,
-                       uint64_t offset, bool writable)
+PyObject *tb_lease_new(struct tb_codec *codec, void (*release)(void *ctx, uint64_t ref), void *ctx,
+                       uint64_t ref, bool writable)
 {
     struct lease *lease = PyObject_New(struct lease, codec->lease_type);
     if (lease == NULL)
         return NULL;
     lease->release = release;
     lease->ctx = ctx;
-    lease->offset = offset;
+    lease->ref = ref;
     lease->writable = writable;
     lease->armed = true;
     return (PyObject *)lease;
@@ -57,7 +57,7 @@ static void lease_dealloc(PyObject *self)
     struct lease *lease = (struct lease *)self;
     PyTypeObject *type = Py_TYPE(self);
     if (lease->armed)
-        lease->release(lease->ctx, lease->offset);
+        lease->release(lease->ctx, lease->ref);
     PyObject_Free(self);
     Py_DECREF(type);
 }

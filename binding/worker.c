@@ -1,0 +1,554 @@
+/* worker.c: a worker's loop, and the zygote's calls, as seen from Python.
+ *
+ * The loop stays in C from one task to the next: take an assignment, find the function by its number, make its
+ * arguments on the C stack, call, write the result into the slot or a block of the worker's arena, reply.
+ * Invariants  W1 every assignment gets exactly one reply, whatever the task, its result or its exception does.
+ *             W2 a chunk's results are published item by item: a death loses the running item only.
+ *             W3 a block of arguments is kept (keep_args) exactly while views into it are alive.
+ * Crash       what was not published is lost with the worker; the parent sees the death.
+ * Tests  tests/unit/test_worker.py */
+#include <time.h>
+
+#include "codec_internal.h"
+#include "frame.h"
+#include "module.h"
+
+#define FUNCTIONS 256u        /* slots of the table of callables, a power of two */
+#define RECORD_ROOM 256u      /* bytes that an item's record can count on */
+#define CHUNK_BLOCK 2048u     /* bytes of a chunk's first block, at least */
+#define BYTES_PER_ITEM 16u    /* of it for each item: a small result's record */
+
+struct function {
+    uint32_t number;
+    PyObject *callable; /* NULL: the slot is free */
+};
+
+/* A birth, and from attach() on the worker that came of it. */
+struct birth {
+    PyObject_HEAD
+    struct td_birth birth;
+    td_worker *worker; /* NULL before attach */
+    struct tb_codec *codec;
+    PyObject *sys_dict, *name_stdout, *name_stderr, *name_flush;
+    bool interrupted; /* the running assignment was told to stop */
+    int64_t flushed_at;
+    struct function functions[FUNCTIONS];
+};
+
+/* ---- Output ----------------------------------------------------------------------------------------------- */
+
+/* Milliseconds or so of precision, for the price of a load. */
+static int64_t coarse_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static void flush_one(struct birth *self, PyObject *name)
+{
+    PyObject *stream = Py_XNewRef(PyDict_GetItemWithError(self->sys_dict, name));
+    if (stream != NULL && stream != Py_None) {
+        PyObject *done = PyObject_CallMethodNoArgs(stream, self->name_flush);
+        Py_XDECREF(done);
+    }
+    Py_XDECREF(stream);
+    PyErr_Clear(); /* a stream that the task closed or broke is the task's affair */
+}
+
+static void flush_output(struct birth *self)
+{
+    flush_one(self, self->name_stdout);
+    flush_one(self, self->name_stderr);
+}
+
+/* ---- Functions -------------------------------------------------------------------------------------------- */
+
+/* Borrowed. Numbers are never used again for another function. */
+static PyObject *find_function(struct birth *self, const struct td_assignment *task)
+{
+    struct function *slot = &self->functions[task->fn & (FUNCTIONS - 1)];
+    if (slot->callable != NULL && slot->number == task->fn)
+        return slot->callable;
+    PyObject *load = tb_codec_import(&self->codec->load_function, "treadle._travel", "load_function");
+    if (load == NULL)
+        return NULL;
+    PyObject *bytes = PyBytes_FromStringAndSize(task->fn_bytes.data, (Py_ssize_t)task->fn_bytes.bytes);
+    PyObject *callable = bytes == NULL ? NULL : PyObject_CallOneArg(load, bytes);
+    Py_XDECREF(bytes);
+    if (callable == NULL)
+        return NULL;
+    slot->number = task->fn;
+    Py_XSETREF(slot->callable, callable);
+    return callable;
+}
+
+/* ---- Room for results ------------------------------------------------------------------------------------- */
+
+static int raise_status(struct birth *self, td_status status)
+{
+    return tb_raise_status(tb_state_of_final((PyObject *)self), status, NULL);
+}
+
+static int worker_take(void *ctx, uint64_t bytes, struct td_block *out)
+{
+    struct birth *self = ctx;
+    td_status status = td_worker_block(self->worker, bytes, out);
+    return status == TD_OK ? 0 : raise_status(self, status);
+}
+
+static void worker_drop(void *ctx, struct td_block *block)
+{
+    td_worker_block_drop(((struct birth *)ctx)->worker, block);
+}
+
+static void worker_release_args(void *ctx, uint64_t ref)
+{
+    td_worker_give_args(ctx, ref);
+}
+
+/* Writes the last resort of an answer: an error that needs no room but cap bytes. Returns its length. */
+static uint64_t write_no_room(uint8_t *at, size_t cap)
+{
+    static const char text[] = "no room for the task's result or error";
+    size_t len = sizeof text - 1 < cap - 1 ? sizeof text - 1 : cap - 1;
+    at[0] = TB_NO_MEMORY;
+    memcpy(at + 1, text, len);
+    return 1 + len;
+}
+
+/* The exception that is set, as a payload. An exception that arrives meanwhile (a signal's) takes its place. */
+static void encode_raised(struct birth *self, uint8_t *small, size_t cap, const struct tb_room *room,
+                          struct tb_payload *out)
+{
+    for (int attempt = 0; attempt < 2; attempt++) {
+        PyObject *exception = tb_exception_take();
+        int rc = tb_encode_error(self->codec, exception, small, cap, room, out);
+        Py_DECREF(exception);
+        if (rc == 0)
+            return;
+    }
+    PyErr_Clear();
+    out->block = (struct td_block){0};
+    out->len = write_no_room(small, cap);
+}
+
+/* ---- A plain task ----------------------------------------------------------------------------------------- */
+
+static PyObject *lease_for(struct birth *self, const struct td_assignment *task)
+{
+    PyObject *lease =
+        tb_lease_new(self->codec, worker_release_args, self->worker, task->args.ref, task->args_data != NULL);
+    if (lease != NULL)
+        tb_lease_arm(lease, false);
+    return lease;
+}
+
+static const void *args_of(const struct td_assignment *task)
+{
+    return task->args_data != NULL ? task->args_data : task->args.data;
+}
+
+/* Replies, and settles whose the arguments' block is from here on. The lease may be NULL. */
+static td_status reply(struct birth *self, bool ok, const void *small, struct td_block *block, uint64_t len,
+                       PyObject *lease)
+{
+    bool keep = lease != NULL && tb_lease_is_shared(lease);
+    if (keep)
+        tb_lease_arm(lease, true);
+    flush_output(self);
+    bool in_slot = block->data == NULL;
+    td_status status =
+        td_worker_reply(self->worker, ok, in_slot ? small : NULL, in_slot ? NULL : block, len, keep);
+    Py_XDECREF(lease);
+    return status;
+}
+
+static td_status run_task(struct birth *self, const struct td_assignment *task)
+{
+    uint8_t small[TD_INLINE_RESULT];
+    struct tb_room room = {worker_take, worker_drop, self};
+    struct tb_payload payload = {0};
+    PyObject *lease = NULL, *result = NULL, *function = find_function(self, task);
+    if (function == NULL)
+        goto failed;
+    if (task->args.ref != 0 && (lease = lease_for(self, task)) == NULL)
+        goto failed;
+    Py_INCREF(function); /* the call may load others into its slot */
+    result = tb_decode_and_call(self->codec, function, args_of(task), task->args.bytes, lease, NULL);
+    Py_DECREF(function);
+    if (result == NULL)
+        goto failed;
+    int rc = tb_encode_value(self->codec, result, small, sizeof small, &room, &payload);
+    Py_DECREF(result);
+    if (rc < 0)
+        goto failed;
+    return reply(self, true, small, &payload.block, payload.len, lease);
+failed:
+    encode_raised(self, small, sizeof small, &room, &payload);
+    return reply(self, false, small, &payload.block, payload.len, lease);
+}
+
+/* ---- A chunk ---------------------------------------------------------------------------------------------- */
+
+/* The block that a chunk's records are written to, one after the other. */
+struct output {
+    struct birth *self;
+    struct td_block block;
+    uint64_t used;
+};
+
+static int output_reserve(struct output *out, uint64_t end)
+{
+    if (end <= out->block.capacity)
+        return 0;
+    uint64_t bytes = out->block.capacity * 2 > end ? out->block.capacity * 2 : end;
+    td_status status = td_worker_block_grow(out->self->worker, &out->block, out->used, bytes);
+    return status == TD_OK ? 0 : raise_status(out->self, status);
+}
+
+/* The room for one record that does not fit the rest of the block: at its aligned place in the grown block. */
+static int output_take(void *ctx, uint64_t bytes, struct td_block *taken)
+{
+    struct output *out = ctx;
+    uint64_t at = tb_record_payload_at(out->used, true);
+    if (output_reserve(out, at + bytes + RECORD_ROOM) < 0)
+        return -1;
+    *taken = (struct td_block){.data = (uint8_t *)out->block.data + at, .ref = 0, .capacity = bytes};
+    return 0;
+}
+
+static void output_drop(void *ctx, struct td_block *block)
+{
+    (void)ctx;
+    (void)block;
+}
+
+/* Appends a record: the value, or where value is NULL the exception that is set. */
+static void output_append(struct output *out, PyObject *value)
+{
+    struct tb_room room = {output_take, output_drop, out};
+    struct tb_payload payload = {0};
+    uint64_t at = tb_record_payload_at(out->used, false);
+    uint8_t *small = (uint8_t *)out->block.data + at;
+    size_t cap = out->block.capacity - at;
+    enum tb_record_kind kind = TB_RECORD_VALUE;
+    if (value == NULL || tb_encode_value(out->self->codec, value, small, cap, &room, &payload) < 0) {
+        kind = TB_RECORD_ERROR;
+        small = (uint8_t *)out->block.data + at; /* the block may have moved */
+        encode_raised(out->self, small, RECORD_ROOM - TB_RECORD_HEAD, &room, &payload);
+        if (payload.block.data == NULL && (uint8_t *)out->block.data + at != small)
+            memcpy((uint8_t *)out->block.data + at, small, payload.len);
+    }
+    if (payload.block.data != NULL)
+        at = tb_record_payload_at(out->used, true);
+    out->used = tb_record_write(out->block.data, out->used, at, payload.len, kind);
+}
+
+static void run_item(struct output *out, PyObject *function, const struct tb_chunk_view *chunk, uint32_t item,
+                     PyObject *lease)
+{
+    const uint8_t *data;
+    uint64_t len;
+    PyObject *result = NULL;
+    if (!tb_chunk_item(chunk, item, &data, &len))
+        (void)tb_codec_corrupt(out->self->codec, "a chunk has no such item");
+    else
+        result = tb_decode_and_call(out->self->codec, function, data, len, lease, NULL);
+    output_append(out, result);
+    Py_XDECREF(result);
+}
+
+/* Takes items until none is left. 0, or -1 with the exception that ends the whole chunk. */
+static int run_items(struct output *out, PyObject *function, const struct tb_chunk_view *chunk, PyObject *lease)
+{
+    struct birth *self = out->self;
+    uint32_t item, done = 0;
+    while (td_worker_take_item(self->worker, &item) == TD_OK) {
+        if (output_reserve(out, out->used + RECORD_ROOM) < 0)
+            return -1;
+        run_item(out, function, chunk, item, lease);
+        int64_t now = coarse_now();
+        if (now != self->flushed_at) {
+            self->flushed_at = now;
+            flush_output(self);
+        }
+        td_worker_publish(self->worker, &out->block, out->used, ++done);
+        if (self->interrupted) {
+            PyErr_SetString(PyExc_InterruptedError, "the map was cancelled");
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static td_status run_chunk(struct birth *self, const struct td_assignment *task)
+{
+    uint8_t small[TD_INLINE_RESULT];
+    struct tb_room room = {worker_take, worker_drop, self};
+    struct tb_payload payload = {0};
+    struct output out = {.self = self};
+    struct tb_chunk_view chunk;
+    uint64_t bytes = (uint64_t)(task->end - task->begin) * BYTES_PER_ITEM + RECORD_ROOM;
+    PyObject *lease = NULL, *function = find_function(self, task);
+    if (function == NULL)
+        goto failed;
+    if (task->args.ref != 0 && (lease = lease_for(self, task)) == NULL)
+        goto failed;
+    if (!tb_chunk_open(args_of(task), task->args.bytes, &chunk)) {
+        (void)tb_codec_corrupt(self->codec, "a chunk's table is wrong");
+        goto failed;
+    }
+    if (worker_take(self, bytes < CHUNK_BLOCK ? CHUNK_BLOCK : bytes, &out.block) < 0)
+        goto failed;
+    Py_INCREF(function);
+    int rc = run_items(&out, function, &chunk, lease);
+    Py_DECREF(function);
+    if (rc == 0)
+        return reply(self, true, NULL, &out.block, out.used, lease);
+failed:
+    encode_raised(self, small, sizeof small, &room, &payload);
+    if (out.block.data != NULL)
+        worker_drop(self, &out.block);
+    return reply(self, false, small, &payload.block, payload.len, lease);
+}
+
+/* ---- The worker's life ------------------------------------------------------------------------------------ */
+
+static td_status next_task(struct birth *self, struct td_assignment *task)
+{
+    td_status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = td_worker_next(self->worker, task);
+    Py_END_ALLOW_THREADS
+    return status;
+}
+
+static PyObject *birth_run(PyObject *object, PyObject *unused)
+{
+    struct birth *self = (struct birth *)object;
+    struct td_assignment task;
+    (void)unused;
+    for (;;) {
+        td_status status = next_task(self, &task);
+        if (status == TD_OK) {
+            self->interrupted = false;
+            status = task.end > task.begin ? run_chunk(self, &task) : run_task(self, &task);
+        }
+        if (status == TD_ECLOSED)
+            Py_RETURN_NONE;
+        if (status == TD_EINTR) {
+            if (PyErr_CheckSignals() < 0)
+                PyErr_WriteUnraisable(object);
+        } else if (status != TD_OK) {
+            (void)raise_status(self, status);
+            return NULL;
+        }
+    }
+}
+
+static PyObject *birth_attach(PyObject *object, PyObject *unused)
+{
+    struct birth *self = (struct birth *)object;
+    (void)unused;
+    td_status status = td_worker_attach(&self->birth, &self->worker);
+    if (status != TD_OK) {
+        (void)raise_status(self, status);
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *none_or_raise(struct birth *self, td_status status)
+{
+    if (status == TD_OK)
+        Py_RETURN_NONE;
+    (void)raise_status(self, status);
+    return NULL;
+}
+
+static PyObject *birth_ready(PyObject *object, PyObject *unused)
+{
+    struct birth *self = (struct birth *)object;
+    (void)unused;
+    return none_or_raise(self, td_worker_ready(self->worker));
+}
+
+static PyObject *birth_failed(PyObject *object, PyObject *reason)
+{
+    struct birth *self = (struct birth *)object;
+    const char *text = PyUnicode_AsUTF8(reason);
+    return text == NULL ? NULL : none_or_raise(self, td_worker_failed(self->worker, text));
+}
+
+static PyObject *birth_interrupted(PyObject *object, PyObject *unused)
+{
+    struct birth *self = (struct birth *)object;
+    (void)unused;
+    if (self->worker == NULL || !td_worker_interrupted(self->worker))
+        Py_RETURN_FALSE;
+    self->interrupted = true;
+    Py_RETURN_TRUE;
+}
+
+static PyObject *birth_leave(PyObject *object, PyObject *unused)
+{
+    struct birth *self = (struct birth *)object;
+    (void)unused;
+    if (self->worker != NULL)
+        td_worker_leave(self->worker);
+    Py_RETURN_NONE;
+}
+
+static PyObject *birth_get_context(PyObject *object, void *unused)
+{
+    const struct td_birth *birth = &((struct birth *)object)->birth;
+    (void)unused;
+    return PyBytes_FromStringAndSize(birth->context, (Py_ssize_t)birth->context_bytes);
+}
+
+static PyObject *birth_get_index(PyObject *object, void *unused)
+{
+    (void)unused;
+    return PyLong_FromUnsignedLong(((struct birth *)object)->birth.worker);
+}
+
+static PyObject *birth_get_stack_fd(PyObject *object, void *unused)
+{
+    (void)unused;
+    return PyLong_FromLong(((struct birth *)object)->birth.stack_fd);
+}
+
+static PyMethodDef birth_methods[] = {
+    {"attach", birth_attach, METH_NOARGS, PyDoc_STR("Maps the pool: this process is the worker now.")},
+    {"ready", birth_ready, METH_NOARGS, PyDoc_STR("Tells the pool that the worker has initialised.")},
+    {"failed", birth_failed, METH_O, PyDoc_STR("Tells the pool why the worker could not initialise.")},
+    {"run", birth_run, METH_NOARGS, PyDoc_STR("Runs tasks until the worker is to leave.")},
+    {"interrupted", birth_interrupted, METH_NOARGS, PyDoc_STR("Is the running task to be interrupted? Once.")},
+    {"leave", birth_leave, METH_NOARGS, PyDoc_STR("Makes run return after the current task.")},
+    {0},
+};
+
+static PyGetSetDef birth_getset[] = {
+    {"context", birth_get_context, NULL, PyDoc_STR("What the pool gives every worker, as bytes."), NULL},
+    {"index", birth_get_index, NULL, PyDoc_STR("The worker's number in its pool."), NULL},
+    {"stack_fd", birth_get_stack_fd, NULL, PyDoc_STR("Where a fatal error writes its stack."), NULL},
+    {0},
+};
+
+/* The process ends with os._exit: a worker's births are never freed, and those of a zygote own nothing by then. */
+static void birth_dealloc(PyObject *object)
+{
+    struct birth *self = (struct birth *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    Py_XDECREF(self->sys_dict);
+    Py_XDECREF(self->name_stdout);
+    Py_XDECREF(self->name_stderr);
+    Py_XDECREF(self->name_flush);
+    for (uint32_t i = 0; i < FUNCTIONS; i++)
+        Py_XDECREF(self->functions[i].callable);
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+static PyType_Slot birth_slots[] = {
+    {Py_tp_dealloc, birth_dealloc},
+    {Py_tp_methods, birth_methods},
+    {Py_tp_getset, birth_getset},
+    {0, NULL},
+};
+
+PyType_Spec tb_birth_spec = {
+    .name = "treadle._engine.Birth",
+    .basicsize = sizeof(struct birth),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = birth_slots,
+};
+
+/* ---- The zygote ------------------------------------------------------------------------------------------- */
+
+static PyObject *birth_new(PyObject *module)
+{
+    struct tb_codec *codec = tb_codec_of(module);
+    struct birth *self = (struct birth *)codec->birth_type->tp_alloc(codec->birth_type, 0);
+    if (self == NULL)
+        return NULL;
+    self->codec = codec;
+    self->name_stdout = PyUnicode_InternFromString("stdout");
+    self->name_stderr = PyUnicode_InternFromString("stderr");
+    self->name_flush = PyUnicode_InternFromString("flush");
+    PyObject *sys = PyImport_ImportModule("sys");
+    self->sys_dict = sys == NULL ? NULL : Py_NewRef(PyModule_GetDict(sys));
+    Py_XDECREF(sys);
+    if (self->name_stdout == NULL || self->name_stderr == NULL || self->name_flush == NULL ||
+        self->sys_dict == NULL)
+        Py_CLEAR(self);
+    return (PyObject *)self;
+}
+
+typedef td_status receiver(int channel, struct td_birth *out);
+
+/* A birth from the channel; None when the parent is gone. */
+static PyObject *receive(PyObject *module, PyObject *channel, receiver *from)
+{
+    int fd = (int)PyLong_AsLong(channel);
+    PyObject *object = fd == -1 && PyErr_Occurred() ? NULL : birth_new(module);
+    while (object != NULL) {
+        struct birth *self = (struct birth *)object;
+        td_status status;
+        Py_BEGIN_ALLOW_THREADS
+        status = from(fd, &self->birth);
+        Py_END_ALLOW_THREADS
+        if (status == TD_OK)
+            return object;
+        if (status == TD_EINTR && PyErr_CheckSignals() == 0)
+            continue;
+        if (status != TD_ECLOSED && status != TD_EINTR)
+            (void)raise_status(self, status);
+        Py_DECREF(object);
+        return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+    }
+    return NULL;
+}
+
+static PyObject *zygote_serve(PyObject *module, PyObject *channel)
+{
+    return receive(module, channel, td_zygote_serve);
+}
+
+static PyObject *birth_receive(PyObject *module, PyObject *channel)
+{
+    return receive(module, channel, td_birth_receive);
+}
+
+static PyObject *zygote_forked(PyObject *module, PyObject *args)
+{
+    int channel, pid;
+    PyObject *object;
+    if (!PyArg_ParseTuple(args, "iO!i:zygote_forked", &channel, tb_codec_of(module)->birth_type, &object, &pid))
+        return NULL;
+    struct birth *self = (struct birth *)object;
+    return none_or_raise(self, td_zygote_forked(channel, &self->birth, pid));
+}
+
+static PyObject *zygote_fail(PyObject *module, PyObject *args)
+{
+    int channel;
+    const char *reason;
+    if (!PyArg_ParseTuple(args, "is:zygote_fail", &channel, &reason))
+        return NULL;
+    td_status status = td_zygote_fail(channel, reason);
+    if (status != TD_OK) {
+        (void)tb_raise_status(tb_state_of(module), status, NULL);
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyMethodDef tb_worker_methods[] = {
+    {"zygote_serve", zygote_serve, METH_O, PyDoc_STR("The next worker to fork, or None: leave.")},
+    {"zygote_forked", zygote_forked, METH_VARARGS, PyDoc_STR("zygote_forked(channel, birth, pid), in both.")},
+    {"zygote_fail", zygote_fail, METH_VARARGS, PyDoc_STR("zygote_fail(channel, reason): it cannot start.")},
+    {"birth_receive", birth_receive, METH_O, PyDoc_STR("The birth of a process that is one worker, or None.")},
+    {0},
+};
