@@ -20,7 +20,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 SOURCES := meson.build meson.options pyproject.toml \
 	$(shell find core binding python benchmarks/c -not -path '*/__pycache__*' 2>/dev/null)
 
-.PHONY: help build demo test test-c test-python check format docs asan tsan stress fuzz bench test-aarch64 \
+.PHONY: help build demo test test-c test-python check format docs asan tsan tsan-tests tsan-edges stress fuzz bench test-aarch64 \
 	test-freethreaded clean
 .DEFAULT_GOAL := help
 
@@ -74,9 +74,14 @@ asan: ## every test under AddressSanitizer and UndefinedBehaviorSanitizer
 
 TSAN := -Dextension=false -Db_sanitize=thread -Db_lundef=false -Dwerror=true
 
-tsan: $(VENV)/.build ## the C tests under ThreadSanitizer; then each weakened edge, which must fail
+tsan: ## the C tests under ThreadSanitizer; then each weakened edge, which must fail
+	@$(MAKE) -k tsan-tests tsan-edges
+
+tsan-tests: $(VENV)/.build
 	@test -e build/tsan/build.ninja || CC=gcc $(MESON) setup $(TSAN) build/tsan . >/dev/null
 	@$(BIN)/python tools/run_tests.py --build build/tsan --sanitizer thread --only c $(C:%=--c-test=%)
+
+tsan-edges: $(VENV)/.build
 	@CC=gcc $(BIN)/python tools/weakened.py --folder build/tsan -- $(TSAN)
 
 FUZZ := -Dextension=false -Dfuzz=true -Db_sanitize=address,undefined -Db_lundef=false -Dwerror=true

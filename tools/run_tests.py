@@ -94,9 +94,13 @@ def sanitizer_environment(sanitizer: str) -> dict[str, str]:
 
 
 def run_c(build: Path, names: list[str], environment: dict[str, str]) -> Counts:
-    meson = [sys.executable, "-m", "mesonbuild.mesonmain", "test", "-C", str(build), "--print-errorlogs"]
+    # First the build, without its chatter; a broken build is one failure.
+    ninja = ["ninja", "-C", str(build), "--quiet", "all", "meson-test-prereq"]
+    if subprocess.run(ninja, env=environment, check=False).returncode != 0:
+        return Counts(failed=1)
+    meson = [sys.executable, "-m", "mesonbuild.mesonmain", "test", "-C", str(build), "--no-rebuild"]
     # The harness of the C tests holds each test to a deadline; meson's own is for a program, and is left wide.
-    command = [*meson, "--timeout-multiplier", "10", *names]
+    command = [*meson, "--print-errorlogs", "--timeout-multiplier", "10", *names]
     return finish(command, build / "meson-logs" / "testlog.junit.xml", environment)
 
 
