@@ -260,7 +260,7 @@ struct td_birth {
  *   TD_ECLOSED    the parent is gone or wants an end: leave
  * Any signal is handled inside but for Python's own (TD_EINTR). */
 td_status td_zygote_serve(int channel, struct td_birth *out);
-/* pid > 0 in the zygote (reports the child, or the failure of fork when < 0), 0 in the child (closes the channel). */
+/* pid > 0 in the zygote (reports the child), or the negative errno of a failed fork; 0 in the child (closes the channel). */
 td_status td_zygote_forked(int channel, struct td_birth *birth, int32_t pid);
 /* A single worker (TD_START_SINGLE): receives its birth from the channel and needs no fork. */
 td_status td_birth_receive(int channel, struct td_birth *out);

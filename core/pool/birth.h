@@ -76,10 +76,10 @@ struct td_letter {
     bool fds_lost; /* the limit of open descriptors was reached: the message is here, its descriptors are not */
 };
 
-/* Sends one. fds[i] of those whose bit is set in head->fds; they stay the caller's. Sets magic and version.
+/* Sends one, with fds[i] for each i whose bit is set in head->fds; they stay the caller's. Sets magic and version.
  *   TD_EAGAIN  the channel is full, or too many descriptors are under way: later
  *   TD_ECLOSED the other side is gone */
-td_status td__message_send_until(int channel, struct td_message *head, const int fds[TD_BIRTH_FDS], const char *text,
+td_status td__message_send_until(int channel, struct td_message *head, const int *fds, const char *text,
                                  int64_t deadline_ns);
 
 /* Receives one; its descriptors are the caller's (close-on-exec).
