@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from ._pool import Pool as Pool
     from ._threads import ThreadPoolExecutor as ThreadPoolExecutor
 
-    __version__: str
+__version__ = "0.1.0"
 
 # Public name -> the submodule that it comes from.
 _HOME = {
@@ -106,25 +106,17 @@ __all__ = [
     "TravelError",
     "TreadleError",
     "WorkerDied",
-    "__version__",
     "as_completed",
     "wait",
 ]
 
 
 def __getattr__(name: str) -> object:
-    value: object
-    if name in _HOME:
-        from importlib import import_module
-
-        value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    elif name == "__version__":
-        from importlib.metadata import version
-
-        value = version("treadle")
-    else:
+    if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     return value
 
 

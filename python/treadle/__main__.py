@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from . import __version__
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; the exit status."""
@@ -12,20 +14,13 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", metavar="command", required=True)
     doctor = commands.add_parser("doctor", help="show the CPU budget, the limits and the options in force")
     doctor.add_argument("--json", action="store_true", help="as JSON, for programs")
-    parser.add_argument("--version", action="version", version=f"treadle {package_version()}")
+    parser.add_argument("--version", action="version", version=f"treadle {__version__}")
     options = parser.parse_args(arguments)
 
     from . import _doctor
 
     print(_doctor.as_json() if options.json else _doctor.as_text())
     return 0
-
-
-def package_version() -> str:
-    """The version of the installed package."""
-    import treadle
-
-    return treadle.__version__
 
 
 if __name__ == "__main__":

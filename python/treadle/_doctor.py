@@ -30,7 +30,7 @@ def report() -> dict[str, Any]:
         "memory": memory(),
         "descriptors": descriptors(),
         "system": system_calls(),
-        "options": _engine.options(),
+        "options": options(),
     }
 
 
@@ -38,7 +38,14 @@ def cpus() -> dict[str, Any]:
     """The CPU budget, and what decided it."""
     budget = _engine.budget()
     share = _context.cpu_share()
-    found: dict[str, Any] = {key: budget[key] for key in ("cpus", "limit", "online", "affinity", "quota", "quota_file")}
+    found: dict[str, Any] = {
+        "cpus": budget["cpus"],
+        "limit": budget["limit"],
+        "online": budget["online"],
+        "affinity": budget["affinity"],
+        "quota": budget["quota"],
+        "quota_file": budget["quota_file"],
+    }
     if share is not None:
         found.update(cpus=share, limit=f"this worker's share ({_context.THREADS})")
     return found
@@ -50,8 +57,7 @@ def memory() -> dict[str, Any]:
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     return {
         "total": budget["memory_total"],
-        "limit": budget["memory_limit"],
-        "limit_file": budget["memory_limit_file"],
+        "usable": budget["memory"],
         "address_space": None if soft == resource.RLIM_INFINITY else soft,
         "dev_shm": dev_shm(),
     }
@@ -88,6 +94,13 @@ def system_calls() -> dict[str, str]:
     }
 
 
+def options() -> list[dict[str, Any]]:
+    """The options, from the engine's one table."""
+    _engine.reload_options()
+    fields = ("name", "type", "value", "default", "help", "is_set", "problem")
+    return [dict(zip(fields, row, strict=True)) for row in _engine.options()]
+
+
 def as_json() -> str:
     """The report for programs."""
     return json.dumps(report(), indent=2)
@@ -98,18 +111,18 @@ def as_text() -> str:
     found = report()
     python, cpu, mem, files = found["python"], found["cpus"], found["memory"], found["descriptors"]
     lines = [
-        f"Python      {python['version']} ({python['executable']}), "
+        f"Python       {python['version']} ({python['executable']}), "
         f"{'with the GIL' if python['gil'] else 'free-threaded'}, Linux {python['kernel']} on {python['machine']}",
-        f"CPU budget  {cpu['cpus']}, decided by: {cpu['limit']}",
-        f"            {cpu['online']} online, {cpu['affinity']} in the affinity mask, "
+        f"CPU budget   {cpu['cpus']}, decided by: {cpu['limit']}",
+        f"             {cpu['online']} online, {cpu['affinity']} in the affinity mask, "
         + (f"quota {cpu['quota']:g} ({cpu['quota_file']})" if cpu["quota"] else "no cgroup quota"),
-        f"Memory      {size(mem['total'])} in the machine, "
-        + (f"cgroup limit {size(mem['limit'])} ({mem['limit_file']})" if mem["limit"] else "no cgroup limit")
+        f"Memory       {size(mem['total'])} in the machine, "
+        + (f"a cgroup allows {size(mem['usable'])}" if mem["usable"] < mem["total"] else "no cgroup limit")
         + (f", address space limited to {size(mem['address_space'])}" if mem["address_space"] else ""),
-        "/dev/shm    " + (f"{size(mem['dev_shm']['size'])}, not needed by pools" if mem["dev_shm"] else "not there"),
-        f"Descriptors {files['open']} open of {files['soft']} (hard limit {files['hard']})",
-        *(f"{name:<12}{answer}" for name, answer in found["system"].items()),
-        f"Start       {python['start_method']} by default",
+        "/dev/shm     " + (f"{size(mem['dev_shm']['size'])}, not needed by pools" if mem["dev_shm"] else "not there"),
+        f"Descriptors  {files['open']} open of {files['soft']} (hard limit {files['hard']})",
+        *(f"{name:<12} {answer}" for name, answer in found["system"].items()),
+        f"Start        {python['start_method']} by default",
         "",
         "Options (environment variables; * is set)",
     ]

@@ -14,26 +14,15 @@ START_SHARED: int
 START_ADOPTED: int
 START_SINGLE: int
 
-class _Option(TypedDict):
-    name: str
-    type: str
-    value: str
-    default: str
-    help: str
-    problem: str | None
-    is_set: bool
-
 class _Budget(TypedDict):
     cpus: int
     limit: str
+    quota_file: str | None
     online: int
     affinity: int
     quota: float
-    quota_file: str
-    memory_bytes: int
+    memory: int
     memory_total: int
-    memory_limit: int | None
-    memory_limit_file: str
 
 class _Stats(TypedDict):
     submitted: int
@@ -72,7 +61,10 @@ class Timing(NamedTuple):
     worker_pid: int
     attempts: int
 
-def options() -> list[_Option]: ...
+def options() -> list[tuple[str, str, str, str, str, bool, str | None]]: ...
+def option(name: str, /) -> int | str: ...
+def reload_options() -> str | None: ...
+def cpus() -> int: ...
 def budget() -> _Budget: ...
 def now_ns() -> int: ...
 def after_fork_child() -> None: ...

@@ -11,14 +11,13 @@ from concurrent.futures import Executor
 from types import EllipsisType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from . import _context, _engine, _errors, _launch
+from . import _context, _engine, _errors, _launch, _options
 
 if TYPE_CHECKING:
     from . import _output
 
 T = TypeVar("T")
 
-MAX_WORKERS = 1024
 INTERRUPT_GRACE_S = 0.5
 """What running tasks get after Ctrl-C before their workers are killed."""
 
@@ -83,19 +82,19 @@ class ProcessPoolExecutor(_engine.Executor, Executor):
         retry_on: type[Exception] | tuple[type[Exception], ...] = (),
         forward_output: bool | None = None,
     ) -> None:
-        self._max_workers = check_workers(max_workers)
+        self._max_workers = _options.check_workers(max_workers)
         self._start_method = _launch.choose(start_method, mp_context)
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         self._initializer = initializer
         self._initargs = tuple(initargs)
-        self._max_tasks = check_max_tasks(max_tasks_per_child, self._start_method)
+        self._max_tasks = _options.check_max_tasks(max_tasks_per_child, self._start_method)
         if on_worker_death not in ("heal", "break"):
             raise ValueError(f"on_worker_death must be 'heal' or 'break', not {on_worker_death!r}")
         self._break_on_death = on_worker_death == "break"
-        self._retries = check_retries(retries)
-        self._timeout = check_timeout(timeout)
-        self._retry_on = check_retry_on(retry_on)
+        self._retries = _options.check_retries(retries)
+        self._timeout = _options.check_timeout(timeout)
+        self._retry_on = _options.check_retry_on(retry_on)
         if isinstance(preload, str) or not all(isinstance(name, str) for name in preload):
             raise TypeError("preload must be a sequence of module names")
         self._preload = tuple(preload)
@@ -153,7 +152,7 @@ class ProcessPoolExecutor(_engine.Executor, Executor):
         chunksize: int | None,
         buffersize: int | None,
         ordered: bool,
-        options: TaskOptions,
+        options: _options.TaskOptions,
         keep_going: bool = False,
     ) -> _engine.MapIterator[T]:
         if chunksize is not None and chunksize < 1:
@@ -167,7 +166,7 @@ class ProcessPoolExecutor(_engine.Executor, Executor):
         return self._map(fn, iterables, star, chunksize, buffersize, ordered, timeout, task, keep_going)
 
     def _submit_with(
-        self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], options: TaskOptions
+        self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], options: _options.TaskOptions
     ) -> _engine.Future[T]:
         return self._submit(options.wrap(fn), args, kwargs, options.timeout, options.retries, options.name)
 
@@ -178,14 +177,14 @@ class ProcessPoolExecutor(_engine.Executor, Executor):
         retries: int | EllipsisType = ...,
         name: str | None = None,
         retry_on: type[Exception] | tuple[type[Exception], ...] | EllipsisType = ...,
-    ) -> TaskOptions:
+    ) -> _options.TaskOptions:
         """A view of this pool whose tasks have these options; what is not given is as in the pool."""
-        return TaskOptions(
+        return _options.TaskOptions(
             self,
-            self._timeout if timeout is ... else check_timeout(timeout),
-            self._retries if retries is ... else check_retries(retries),
-            check_name(name),
-            self._retry_on if retry_on is ... else check_retry_on(retry_on),
+            self._timeout if timeout is ... else _options.check_timeout(timeout),
+            self._retries if retries is ... else _options.check_retries(retries),
+            _options.check_name(name),
+            self._retry_on if retry_on is ... else _options.check_retry_on(retry_on),
         )
 
     # --- called from C, on slow paths
@@ -206,7 +205,7 @@ class ProcessPoolExecutor(_engine.Executor, Executor):
         self._by_reference_main = method != "zygote"
         name = f"{type(self).__name__}Worker"
         main = _context.main_module(name) if method in ("forkserver", "spawn") else None
-        threads = max(1, cpu_budget() // self._max_workers)
+        threads = max(1, _options.cpu_budget() // self._max_workers)
         shared, adopted, single = _engine.START_SHARED, _engine.START_ADOPTED, _engine.START_SINGLE
         self._create(
             max_workers=self._max_workers,
@@ -342,131 +341,6 @@ class ProcessPoolExecutor(_engine.Executor, Executor):
 
 
 ProcessPoolExecutor.__module__ = "treadle"
-
-
-class TaskOptions(Executor):
-    """A view of a pool whose tasks have options of their own; made by `ProcessPoolExecutor.options`."""
-
-    __module__ = "treadle"
-
-    def __init__(
-        self,
-        pool: ProcessPoolExecutor,
-        timeout: float | None,
-        retries: int,
-        name: str | None,
-        retry_on: tuple[type[Exception], ...],
-    ) -> None:
-        self.pool = pool
-        self.timeout = timeout
-        self.retries = retries
-        self.name = name
-        self.retry_on = retry_on
-
-    def wrap(self, fn: Callable[..., T]) -> Callable[..., T]:
-        """The function that the workers call."""
-        if not (self.retry_on and self.retries):
-            return fn
-        from . import _retry
-
-        return _retry.Retrying(fn, self.retry_on, self.retries)
-
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> _engine.Future[T]:
-        """As the pool's, with these options."""
-        return self.pool._submit_with(fn, args, kwargs, self)
-
-    def map(
-        self,
-        fn: Callable[..., T],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int | None = None,
-        buffersize: int | None = None,
-        ordered: bool = True,
-    ) -> Iterator[T]:
-        """As the pool's, with these options; this `timeout` is the whole map's."""
-        return self.pool._start_map(fn, iterables, False, timeout, chunksize, buffersize, ordered, self)
-
-    def starmap(
-        self,
-        fn: Callable[..., T],
-        iterable: Iterable[Iterable[Any]],
-        *,
-        timeout: float | None = None,
-        chunksize: int | None = None,
-        buffersize: int | None = None,
-        ordered: bool = True,
-    ) -> Iterator[T]:
-        """As the pool's, with these options; this `timeout` is the whole map's."""
-        return self.pool._start_map(fn, (iterable,), True, timeout, chunksize, buffersize, ordered, self)
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """The pool's own."""
-        self.pool.shutdown(wait, cancel_futures=cancel_futures)
-
-
-# --- checks, in the stdlib's words where it has them
-
-
-def cpu_budget() -> int:
-    """The CPUs that this process may use: its share, where it is a worker."""
-    return _context.cpu_share() or _engine.cpus()
-
-
-def check_workers(max_workers: int | None) -> int:
-    if max_workers is None:
-        return min(MAX_WORKERS, int(_engine.option("WORKERS")) or cpu_budget())
-    if max_workers <= 0:
-        raise ValueError("max_workers must be greater than 0")
-    if max_workers > MAX_WORKERS:
-        raise ValueError(f"max_workers must be <= {MAX_WORKERS}")
-    return max_workers.__index__()
-
-
-def check_max_tasks(count: int | None, start_method: str | None) -> int:
-    if count is None:
-        return 0
-    if not isinstance(count, int):
-        raise TypeError("max_tasks_per_child must be an integer")
-    if count <= 0:
-        raise ValueError("max_tasks_per_child must be >= 1")
-    if start_method == "fork":
-        raise ValueError(
-            "max_tasks_per_child is incompatible with the 'fork' multiprocessing start method; "
-            "supply a different mp_context."
-        )
-    return count
-
-
-def check_retries(retries: int | EllipsisType) -> int:
-    if not isinstance(retries, int):
-        raise TypeError("retries must be an integer")
-    if retries < 0:
-        raise ValueError("retries must be >= 0")
-    return retries
-
-
-def check_timeout(timeout: float | None | EllipsisType) -> float | None:
-    if timeout is None:
-        return None
-    if not isinstance(timeout, (int, float)):
-        raise TypeError("timeout must be a number of seconds or None")
-    if not timeout > 0:
-        raise ValueError("timeout must be greater than 0")
-    return float(timeout)
-
-
-def check_name(name: str | None) -> str | None:
-    if name is not None and not isinstance(name, str):
-        raise TypeError("name must be a string or None")
-    return name
-
-
-def check_retry_on(given: Any) -> tuple[type[Exception], ...]:
-    kinds: tuple[Any, ...] = given if isinstance(given, tuple) else (given,)
-    if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
-        raise TypeError("retry_on must be an exception type or a tuple of them")
-    return kinds
 
 
 # --- the process: its end and its forks

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ._engine import Future
 
 if TYPE_CHECKING:
-    from ._executor import ProcessPoolExecutor, TaskOptions
+    from ._executor import ProcessPoolExecutor
+    from ._options import TaskOptions
 
     Base = ProcessPoolExecutor
 else:

@@ -39,7 +39,7 @@ def choose(start_method: str | None, mp_context: StartContext | None) -> str | N
     asked = None if mp_context is None else mp_context.get_start_method(allow_none=False)
     if start_method is not None and asked is not None and start_method != asked:
         raise ValueError(f"start_method={start_method!r} contradicts mp_context, which is {asked!r}")
-    method = start_method or asked or _engine.option("START_METHOD") or None
+    method = start_method or asked or str(_engine.option("START_METHOD")) or None
     if method is not None and method not in METHODS:
         raise ValueError(f"cannot find start method {method!r}: use one of {', '.join(METHODS)}")
     return method

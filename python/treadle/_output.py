@@ -6,7 +6,8 @@ writes frames that are no longer than PIPE_BUF, which the kernel keeps whole:
     u32 pid, u8 kind, u8 is_last, u16 length, bytes
 
 'o' and 'e' are text of standard output and error, 'l' a pickled log record, 'q' the parent's own end mark: what was
-written before it has been passed on when the reader sees it. A long message is several frames of which the last says so.
+written before it has been passed on when the reader sees it. A long message is several frames, the last
+of which says so.
 Text that a program or a C library in a worker writes to descriptor 1 itself goes where it always goes.
 """
 

@@ -1,0 +1,143 @@
+"""Options of pools and tasks: checks, in the stdlib's words where it has them, and a view with options of its own."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
+from types import EllipsisType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from . import _context, _engine
+
+if TYPE_CHECKING:
+    from ._executor import ProcessPoolExecutor
+
+T = TypeVar("T")
+
+MAX_WORKERS = 1024
+
+
+class TaskOptions(Executor):
+    """A view of a pool whose tasks have options of their own; made by `ProcessPoolExecutor.options`."""
+
+    __module__ = "treadle"
+
+    def __init__(
+        self,
+        pool: ProcessPoolExecutor,
+        timeout: float | None,
+        retries: int,
+        name: str | None,
+        retry_on: tuple[type[Exception], ...],
+    ) -> None:
+        self.pool = pool
+        self.timeout = timeout
+        self.retries = retries
+        self.name = name
+        self.retry_on = retry_on
+
+    def wrap(self, fn: Callable[..., T]) -> Callable[..., T]:
+        """The function that the workers call."""
+        if not (self.retry_on and self.retries):
+            return fn
+        from . import _retry
+
+        return _retry.Retrying(fn, self.retry_on, self.retries)
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> _engine.Future[T]:
+        """As the pool's, with these options."""
+        return self.pool._submit_with(fn, args, kwargs, self)
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+        ordered: bool = True,
+    ) -> Iterator[T]:
+        """As the pool's, with these options; this `timeout` is the whole map's."""
+        return self.pool._start_map(fn, iterables, False, timeout, chunksize, buffersize, ordered, self)
+
+    def starmap(
+        self,
+        fn: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        *,
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+        ordered: bool = True,
+    ) -> Iterator[T]:
+        """As the pool's, with these options; this `timeout` is the whole map's."""
+        return self.pool._start_map(fn, (iterable,), True, timeout, chunksize, buffersize, ordered, self)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """The pool's own."""
+        self.pool.shutdown(wait, cancel_futures=cancel_futures)
+
+
+# --- checks, in the stdlib's words where it has them
+
+
+def cpu_budget() -> int:
+    """The CPUs that this process may use: its share, where it is a worker."""
+    return _context.cpu_share() or _engine.cpus()
+
+
+def check_workers(max_workers: int | None) -> int:
+    if max_workers is None:
+        return min(MAX_WORKERS, int(_engine.option("WORKERS")) or cpu_budget())
+    if max_workers <= 0:
+        raise ValueError("max_workers must be greater than 0")
+    if max_workers > MAX_WORKERS:
+        raise ValueError(f"max_workers must be <= {MAX_WORKERS}")
+    return operator.index(max_workers)
+
+
+def check_max_tasks(count: int | None, start_method: str | None) -> int:
+    if count is None:
+        return 0
+    if not isinstance(count, int):
+        raise TypeError("max_tasks_per_child must be an integer")
+    if count <= 0:
+        raise ValueError("max_tasks_per_child must be >= 1")
+    if start_method == "fork":
+        raise ValueError(
+            "max_tasks_per_child is incompatible with the 'fork' multiprocessing start method; "
+            "supply a different mp_context."
+        )
+    return count
+
+
+def check_retries(retries: int | EllipsisType) -> int:
+    if not isinstance(retries, int):
+        raise TypeError("retries must be an integer")
+    if retries < 0:
+        raise ValueError("retries must be >= 0")
+    return retries
+
+
+def check_timeout(timeout: float | None | EllipsisType) -> float | None:
+    if timeout is None:
+        return None
+    if not isinstance(timeout, (int, float)):
+        raise TypeError("timeout must be a number of seconds or None")
+    if not timeout > 0:
+        raise ValueError("timeout must be greater than 0")
+    return float(timeout)
+
+
+def check_name(name: str | None) -> str | None:
+    if name is not None and not isinstance(name, str):
+        raise TypeError("name must be a string or None")
+    return name
+
+
+def check_retry_on(given: Any) -> tuple[type[Exception], ...]:
+    kinds: tuple[Any, ...] = given if isinstance(given, tuple) else (given,)
+    if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
+        raise TypeError("retry_on must be an exception type or a tuple of them")
+    return kinds
