@@ -28,7 +28,9 @@ struct tb_state {
     PyObject *state_names[6];   /* its 'PENDING' and so on, by enum tb_future_state */
 
     PyObject *errors;     /* the module treadle._errors, at first use */
-    PyObject *dispatcher; /* the thread that runs callbacks; dispatch.c */
+    PyObject *dispatcher; /* the thread that runs callbacks, or NULL; dispatch.c */
+    bool dispatching;     /* it runs, or is about to */
+    bool fork_watched;    /* os.register_at_fork was told; dispatch.c */
     bool exiting;         /* the interpreter leaves: nothing new is accepted */
 
     struct tb_handle *orphans; /* pools with work left whose executor is gone; pool.c */

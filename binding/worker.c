@@ -235,10 +235,8 @@ static void output_append(struct output *out, PyObject *value)
     enum tb_record_kind kind = TB_RECORD_VALUE;
     if (value == NULL || tb_encode_value(out->self->codec, value, small, cap, &room, &payload) < 0) {
         kind = TB_RECORD_ERROR;
-        small = (uint8_t *)out->block.data + at; /* the block may have moved */
+        /* A block that had to move did so with success: small is where it was. */
         encode_raised(out->self, small, RECORD_ROOM - TB_RECORD_HEAD, &room, &payload);
-        if (payload.block.data == NULL && (uint8_t *)out->block.data + at != small)
-            memcpy((uint8_t *)out->block.data + at, small, payload.len);
     }
     if (payload.block.data != NULL)
         at = tb_record_payload_at(out->used, true);

@@ -25,8 +25,6 @@ exiting = False
 """Set when the interpreter ends: from here on nothing can be submitted."""
 
 _pools: weakref.WeakSet[ProcessPoolExecutor] = weakref.WeakSet()
-# Pools that the user let go of with work pending: it is finished, as the stdlib's is.
-_abandoned: set[ProcessPoolExecutor] = set()
 
 
 class ProcessPoolExecutor(_engine.Executor, Executor):
@@ -103,6 +101,7 @@ class ProcessPoolExecutor(_engine.Executor, Executor):
         self._by_reference_main = False
         self._lock = threading.Lock()
         self._started = self._closed = self._forked = False
+        _pools.add(self)
 
     # --- submitting
 
@@ -198,7 +197,6 @@ class ProcessPoolExecutor(_engine.Executor, Executor):
                 return
             self._launch()
             self._started = True
-            _pools.add(self)
 
     def _launch(self) -> None:
         method, initializer = _launch.pack_initializer(self._start_method, self._initializer, self._initargs)
@@ -207,13 +205,14 @@ class ProcessPoolExecutor(_engine.Executor, Executor):
         main = _context.main_module(name) if method in ("forkserver", "spawn") else None
         threads = max(1, _options.cpu_budget() // self._max_workers)
         shared, adopted, single = _engine.START_SHARED, _engine.START_ADOPTED, _engine.START_SINGLE
-        self._create(
-            max_workers=self._max_workers,
-            max_tasks=self._max_tasks,
+        self._open(
+            self._max_workers,
+            max_tasks_per_worker=self._max_tasks,
             start={"fork": adopted, "spawn": single}.get(method, shared),
             break_on_death=self._break_on_death,
             timeout=self._timeout,
             retries=self._retries,
+            main_by_reference=self._by_reference_main,
         )
         output = self._start_forwarding()
         if method != "fork":
@@ -313,14 +312,6 @@ class ProcessPoolExecutor(_engine.Executor, Executor):
         else:
             self.shutdown(wait=True)
 
-    def __del__(self) -> None:
-        # Runs once, also for a pool whose __init__ raised.
-        if getattr(self, "_started", False) and not self._forked and not exiting:
-            self._close(0)
-            _abandoned.difference_update([pool for pool in _abandoned if pool._join(0)])
-            if not self._join(0):
-                _abandoned.add(self)
-
     # --- looking at it
 
     def stats(self) -> Mapping[str, Any]:
@@ -350,23 +341,24 @@ def at_exit() -> None:
     """The interpreter ends: pending work is finished, as the stdlib's is, unless Ctrl-C ended the program."""
     global exiting
     exiting = True
+    _engine._exiting()
     last = getattr(sys, "last_value", None)
     interrupted = isinstance(last, KeyboardInterrupt) and not hasattr(sys, "ps1") and not sys.flags.interactive
-    for pool in [*_pools, *_abandoned]:
+    for pool in list(_pools):
         if interrupted:
             pool._interrupt()
         else:
             pool.shutdown(wait=True)
+    if not interrupted:
+        _engine._join_orphans(None)
+    _engine._dispatch_stop()
 
 
 def in_forked_child() -> None:
     """After os.fork() in the child: started pools are inert, others work."""
-    _engine.after_fork_child()
-    for pool in [*_pools, *_abandoned]:
-        pool._forked = True
+    for pool in list(_pools):
+        pool._forked = pool._started
         pool._lock = threading.Lock()
-    _pools.clear()
-    _abandoned.clear()
 
 
 # Before the threads are joined, so that callbacks may still use them; atexit would be after.

@@ -91,9 +91,6 @@ class InlineExecutor(Base):
     def _force(self, flag: int) -> None:
         self._closed = True
 
-    def __del__(self) -> None:
-        pass
-
 
 class InlineMap:
     """A map's iterator that makes each call when its result is asked for."""

@@ -99,15 +99,15 @@ def hint(method: str | None) -> None:
         )
 
 
-def command(executable: str, mode: str, preload: Sequence[str]) -> list[bytes]:
+def command(executable: str, mode: str, preload: Sequence[str]) -> list[str]:
     """The command line of a zygote or a single worker; the engine adds its channel's descriptor."""
-    return [os.fsencode(word) for word in (executable, *interpreter_flags(), "-c", BOOT, mode, *preload)]
+    return [executable, *interpreter_flags(), "-c", BOOT, mode, *preload]
 
 
-def environment(threads: int) -> list[bytes]:
+def environment(threads: int) -> list[str]:
     """The environment of a zygote: ours, with the search path and the share of CPUs."""
     own = {**os.environ, "TREADLE_PATH": os.pathsep.join(_context.search_path()), _context.THREADS: str(threads)}
-    return [os.fsencode(f"{name}={value}") for name, value in own.items()]
+    return [f"{name}={value}" for name, value in own.items()]
 
 
 def interpreter_flags() -> list[str]:

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MAX_WORKERS = 1024
-
 
 class TaskOptions(Executor):
     """A view of a pool whose tasks have options of their own; made by `ProcessPoolExecutor.options`."""
@@ -89,11 +87,11 @@ def cpu_budget() -> int:
 
 def check_workers(max_workers: int | None) -> int:
     if max_workers is None:
-        return min(MAX_WORKERS, int(_engine.option("WORKERS")) or cpu_budget())
+        return min(_engine.MAX_WORKERS, int(_engine.option("WORKERS")) or cpu_budget())
     if max_workers <= 0:
         raise ValueError("max_workers must be greater than 0")
-    if max_workers > MAX_WORKERS:
-        raise ValueError(f"max_workers must be <= {MAX_WORKERS}")
+    if max_workers > _engine.MAX_WORKERS:
+        raise ValueError(f"max_workers must be <= {_engine.MAX_WORKERS}")
     return operator.index(max_workers)
 
 
