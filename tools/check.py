@@ -99,6 +99,7 @@ CHECKS = (
     Check("ruff-format", lambda _: [["ruff", "format", "--check", "--quiet", "--diff", "."]]),
     Check("ruff", lambda _: [["ruff", "check", "--quiet", "."]]),
     Check("mypy", mypy),
+    Check("pyright", lambda _: [["basedpyright", "--warnings"]]),
     Check("stubtest", stubtest),
     Check("examples", examples),
 )
