@@ -23,6 +23,8 @@
 #define SIZE_MAX_BYTES (UINT64_C(1) << 40) /* what a ref can name */
 #define SIZE_UNIT (UINT64_C(2) << 20)
 #define SIZE_LEAST (UINT64_C(64) << 20) /* below this create gives up */
+#define SIZE_USUAL_LEAST (UINT64_C(64) << 30)
+#define SIZE_PER_MEMORY 4u /* room for blocks of all sizes to find a place, however the range is fragmented */
 
 /* ---- Making ------------------------------------------------------------------------------------------------------ */
 
@@ -44,9 +46,19 @@ static td_status write_header(int fd, uint64_t size)
     return TD_OK;
 }
 
+static uint64_t usual_size(void)
+{
+    long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    uint64_t memory = pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page : 0;
+    uint64_t size = memory * SIZE_PER_MEMORY;
+    return size > SIZE_USUAL_LEAST ? size : SIZE_USUAL_LEAST;
+}
+
 td_status td_arena_create(const char *name, uint64_t size, int *fd, uint64_t *actual)
 {
-    if (size == 0 || size > SIZE_MAX_BYTES)
+    if (size == 0)
+        size = usual_size();
+    if (size > SIZE_MAX_BYTES)
         size = SIZE_MAX_BYTES;
     size = (size + SIZE_UNIT - 1) / SIZE_UNIT * SIZE_UNIT;
     for (;;) {

@@ -50,9 +50,10 @@ typedef struct td_arena_config {
     const td_arena_backing *backing; /* NULL: the kernel and `budget`. Copied */
 } td_arena_config;
 
-/* A new, empty arena without an owner yet. `size`, 0 for 1 TiB, is halved until the system takes it; *actual goes with
- * the descriptor wherever that is sent. An arena takes that much address space in each process that maps it, of 128 TiB
- * in all: with many arenas, twice the machine's memory each is enough. `name` shows in /proc/PID/maps.
+/* A new, empty arena without an owner yet. `size` is that of the range, at most 1 TiB; 0 is four times the machine's
+ * memory, 64 GiB at least. It is halved until the system takes it; *actual goes with the descriptor wherever that is sent.
+ * Each process that maps an arena has so much less of its 128 TiB of addresses: think of that with hundreds of arenas.
+ * `name` shows in /proc/PID/maps.
  *   TD_ENOROOM  no range of a useful size is to be had (RLIMIT_FSIZE, RLIMIT_AS), or no memory for one page
  *   TD_ENOFD, TD_ENOMEM, TD_EOS (errno) */
 td_status td_arena_create(const char *name, uint64_t size, int *fd, uint64_t *actual);
