@@ -1,16 +1,18 @@
-/* memory/arena.c: making and mapping arenas, and what every process may do with a block: look it up, give it back.
+/* memory/arena.c: making and mapping arenas, and what every process may do with a block: look it up, give back.
  *
- * Invariants  I1 an arena's size never changes, and every process maps all of it: an offset below it can be read.
+ * Invariants  I1 an arena's size never changes, and every process maps all of it: any offset below it
+ *                can be read.
  *             I2 the mapping lives until the last td_arena_unref of that process.
- *             I3 only a block's holder gives it back, once; the compare-and-swap with the ref's generation turns a second
- *                time into an error even when the block lives again.
- * Ordering    G (arena_G): the holder's last access -> release word GIVEN -> acquire word in the owner's sweep -> the
- *                block's next user.
- *             R (arena_R): last access through the arena -> release in unref -> acquire by the last unref -> unmap.
+ *             I3 only a block's holder gives it back, once; the compare-and-swap with the ref's generation
+ *                turns a second time into an error even when the block lives again.
+ * Ordering    G (arena_G): the holder's last access -> release word GIVEN -> acquire word in the owner's sweep
+ *                -> the block's next user.
+ *             R (arena_R): last access through the arena -> release in unref -> acquire by the last unref ->
+ *                unmap.
  *             What makes a new block visible to a peer is the release of whatever carries its ref (ring/).
- * Crash       dying before G leaves the block lent, until the owner reclaims it. The pages go with the last mapping and
- *             descriptor.
- * Fork        nothing is locked or written here but the words of blocks, so a child may go on reading, and may unref.
+ * Crash       dying before G leaves the block lent, until the owner reclaims it. The pages go with the last
+ *             mapping and descriptor.
+ * Fork        nothing is locked here, and only blocks' words are written: a child may read on, and may unref.
  * Tests       tests/memory/test_arena.c, test_arena_peers.c, test_arena_threads.c */
 #include <stdlib.h>
 #include <string.h>
@@ -26,7 +28,7 @@
 #define SIZE_USUAL_LEAST (UINT64_C(64) << 30)
 #define SIZE_PER_MEMORY 4u /* room for blocks of all sizes to find a place, however the range is fragmented */
 
-/* ---- Making ------------------------------------------------------------------------------------------------------ */
+/* ---- Making ---------------------------------------------------------------------------------------------- */
 
 static td_status write_header(int fd, uint64_t size)
 {
@@ -156,7 +158,7 @@ td_status td_arena_new(const char *name, uint64_t size, const td_arena_config *c
     return status;
 }
 
-/* ---- References -------------------------------------------------------------------------------------------------- */
+/* ---- References ------------------------------------------------------------------------------------------ */
 
 td_arena *td_arena_ref(td_arena *arena)
 {
@@ -193,10 +195,10 @@ bool td_arena_is_owner(const td_arena *arena)
     return arena->owner != NULL;
 }
 
-/* ---- Blocks, from any side --------------------------------------------------------------------------------------- */
+/* ---- Blocks, from any side ------------------------------------------------------------------------------- */
 
-/* The header of a ref that anybody may have made up; NULL when there can be none. Reading one where no block is finds
- * zeros, or other blocks' bytes, and the magic tells. */
+/* The header of a ref that anybody may have made up; NULL when there can be none. Reading one where no block is
+ * finds zeros, or other blocks' bytes, and the magic tells. */
 static td__block_header *checked_header(const td_arena *arena, uint64_t ref)
 {
     uint64_t offset = td_ref_offset(ref);

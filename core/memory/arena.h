@@ -1,15 +1,17 @@
-/* memory/arena.h: shared memory in which one process allocates blocks and others read, write and give them back.
+/* memory/arena.h: shared memory where one process allocates blocks and others read, write and give them back.
  *
- * An arena is one memfd, sparse and huge, mapped whole and once in each process that knows it. So a block's address is
- * the mapping's base plus its offset, for good: nothing is ever re-mapped, and no descriptor travels when it grows.
+ * An arena is one memfd, sparse and huge, mapped whole and once in each process that knows it. So a block's
+ * address is the mapping's base plus its offset, for good: nothing is ever re-mapped, and no descriptor travels
+ * when it grows.
  *
- *   owner   allocates (any of its threads), shrinks, frees, lends. What is free and what is not stands in its heap, not
- *           in the shared pages: nothing that a peer writes, and no moment at which it dies, can harm the allocator.
+ *   owner   allocates (any of its threads), shrinks, frees, lends. What is free and what is not stands in its
+ *           heap, not in the shared pages: nothing that a peer writes, and no moment at which it dies, can harm
+ *           the allocator.
  *   peer    has attached the arena; it looks blocks up (peek) and gives them back.
  *
- * A block is named by a `ref`, good in every process: the offset of its first byte in the low 40 bits, a generation
- * above. 0 is never a ref. A ref that was freed is told from the block that took its place (until 2^24 allocations
- * later), so that giving back twice is an error, not somebody else's block.
+ * A block is named by a `ref`, good in every process: the offset of its first byte in the low 40 bits, a
+ * generation above. 0 is never a ref. A ref that was freed is told from the block that took its place (until
+ * 2^24 allocations later), so that giving back twice is an error, not somebody else's block.
  *
  *        alloc            lend             give (anyone)       sweep (owner)
  *   free ------> owned ---------> lent -------------> given -----------------> free
@@ -44,16 +46,16 @@ typedef struct td_arena_backing {
 } td_arena_backing;
 
 typedef struct td_arena_config {
-    uint64_t cap_bytes;              /* most bytes in live blocks, headers included; 0: no cap */
-    uint64_t warm_bytes;             /* most committed bytes kept in free blocks */
-    const td_memory_budget *budget;  /* asked for room before pages are committed; NULL: not asked. Outlives the arena */
+    uint64_t cap_bytes;  /* most bytes in live blocks, headers included; 0: no cap */
+    uint64_t warm_bytes; /* most committed bytes kept in free blocks */
+    const td_memory_budget *budget;  /* asked for room before pages are committed; NULL: not. Outlives the arena */
     const td_arena_backing *backing; /* NULL: the kernel and `budget`. Copied */
 } td_arena_config;
 
-/* A new, empty arena without an owner yet. `size` is that of the range, at most 1 TiB; 0 is four times the machine's
- * memory, 64 GiB at least. It is halved until the system takes it; *actual goes with the descriptor wherever that is sent.
- * Each process that maps an arena has so much less of its 128 TiB of addresses: think of that with hundreds of arenas.
- * `name` shows in /proc/PID/maps.
+/* A new, empty arena without an owner yet. `size` is that of the range, at most 1 TiB; 0 is four times the
+ * machine's memory, 64 GiB at least. It is halved until the system takes it; *actual goes with the descriptor
+ * wherever that is sent. Each process that maps an arena has so much less of its 128 TiB of addresses: think of
+ * that with hundreds of arenas. `name` shows in /proc/PID/maps.
  *   TD_ENOROOM  no range of a useful size is to be had (RLIMIT_FSIZE, RLIMIT_AS), or no memory for one page
  *   TD_ENOFD, TD_ENOMEM, TD_EOS (errno) */
 td_status td_arena_create(const char *name, uint64_t size, int *fd, uint64_t *actual);
@@ -67,11 +69,11 @@ td_status td_arena_own(int fd, uint64_t size, const td_arena_config *config, td_
 /* Both at once. */
 td_status td_arena_new(const char *name, uint64_t size, const td_arena_config *config, td_arena **out);
 
-/* Maps somebody else's arena; one reference. `fd` stays the caller's and may be closed. Errors as for td_arena_own. */
+/* Maps somebody else's arena; one reference. `fd` stays the caller's and may be closed. Errors as above. */
 td_status td_arena_attach(int fd, uint64_t size, td_arena **out);
 
-/* The mapping goes with the last reference: hold one for each block whose bytes somebody still looks at. Peers' mappings
- * are their own: a block lives on there when the owner's is gone. Both may be called from any thread. */
+/* The mapping goes with the last reference: hold one for each block whose bytes somebody still looks at. Peers'
+ * mappings are their own: a block lives on there when the owner's is gone. Both calls: any thread. */
 td_arena *td_arena_ref(td_arena *arena);
 void td_arena_unref(td_arena *arena); /* NULL is fine */
 
@@ -79,34 +81,35 @@ int td_arena_fd(const td_arena *arena); /* the owner's; -1 in peers */
 uint64_t td_arena_size(const td_arena *arena);
 bool td_arena_is_owner(const td_arena *arena);
 
-/* ---- The owner's side; from any of its threads ------------------------------------------------------------------- */
+/* ---- The owner's side; from any of its threads ----------------------------------------------------------- */
 
-/* A block of at least `bytes` (0 is fine), its pages committed: writing to it can't raise SIGBUS. Content is undefined.
- *   TD_EAGAIN   over the cap or the machine's room now, but it would fit if live blocks were freed: wait and retry
+/* A block of at least `bytes` (0 is fine), its pages committed: writing to it can't raise SIGBUS.
+ *   TD_EAGAIN   over the cap or the machine's room now, but fits once live blocks are freed: wait and retry
  *   TD_ENOROOM  will not fit: over the cap by itself, over the machine's room, or over the address range
  *   TD_ENOMEM   no heap memory for the allocator's own tables */
 td_status td_arena_alloc(td_arena *arena, uint64_t bytes, struct td_block *out);
 
-/* Cuts the block down to the `bytes` that are used; may keep more than asked. It stays where it is. TD_EINVAL: not a block that the owner holds, or longer than its capacity. */
+/* Cuts the block down to the `bytes` that are used; may keep more than asked. It stays where it is. TD_EINVAL:
+ * not a block that the owner holds, or longer than its capacity. */
 td_status td_arena_shrink(td_arena *arena, uint64_t ref, uint64_t bytes);
 
 /* Frees a block that the owner holds. TD_EINVAL: it doesn't (never allocated, freed before, or lent). */
 td_status td_arena_free(td_arena *arena, uint64_t ref);
 
-/* From now on the block is held by others, and comes back by td_block_give. Call it before the ref is published.
+/* From now on others hold the block, and it comes back by td_block_give. Call it before the ref is published.
  * TD_EINVAL as for free. Needs no memory: never fails for a block just allocated. */
 td_status td_arena_lend(td_arena *arena, uint64_t ref);
 
-/* Gives a lent block back in its holder's place, whatever that did to the header. Only when the holder is confirmed
- * dead, or the ref was never published. TD_EINVAL: not lent, or swept already: nothing to be done. */
+/* Gives a lent block back in its holder's place, whatever that did to the header. Only when the holder is
+ * confirmed dead, or the ref was never published. TD_EINVAL: not lent, or swept already: nothing to be done. */
 td_status td_arena_reclaim(td_arena *arena, uint64_t ref);
 
-/* Frees every lent block that has been given back by now; their number. Allocating does this by itself, a few at a time,
- * and all of them before it fails. */
+/* Frees every lent block that has been given back by now; their number. Allocating does this by itself, a few
+ * at a time, and all of them before it fails. */
 uint64_t td_arena_sweep(td_arena *arena);
 
-/* Sweeps, and gives committed pages of free blocks back to the kernel until at most `keep_bytes` are left of those; the
- * bytes given back. For when the pool is idle. */
+/* Sweeps, and gives committed pages of free blocks back to the kernel until at most `keep_bytes` are left of
+ * those; the bytes given back. For when the pool is idle. */
 uint64_t td_arena_trim(td_arena *arena, uint64_t keep_bytes);
 
 typedef struct td_arena_stats {
@@ -121,17 +124,17 @@ typedef struct td_arena_stats {
 
 void td_arena_stats_read(td_arena *arena, td_arena_stats *out);
 
-/* Walks all of the allocator's tables; TD_EINVAL where two of them disagree (a bug, or stray writes into this heap). For
- * tests: takes time in proportion to the blocks and the range. */
+/* Walks all of the allocator's tables; TD_EINVAL where two of them disagree (a bug, or stray writes into this
+ * heap). For tests: takes time in proportion to the blocks and the range. */
 td_status td_arena_validate(td_arena *arena);
 
-/* ---- Any side ---------------------------------------------------------------------------------------------------- */
+/* ---- Any side -------------------------------------------------------------------------------------------- */
 
-/* The address of a block's bytes, for a ref that another process sent: bounds, alignment, header, generation and that
- * `bytes` are within its capacity are checked. TD_EPROTO when one fails. */
+/* The address of a block's bytes, for a ref that another process sent: bounds, alignment, header, generation
+ * and that `bytes` are within its capacity are checked. TD_EPROTO when one fails. */
 td_status td_arena_peek(td_arena *arena, uint64_t ref, uint64_t bytes, void **data);
 
-/* Gives a lent block back: the caller, and everybody it holds the block for, is done with its bytes (edge arena_G).
+/* Gives a lent block back: the caller, and everybody it holds the block for, is done with its bytes (arena_G).
  * TD_EPROTO: not a lent block, or given back before. Async-signal-safe. */
 td_status td_block_give(td_arena *arena, uint64_t ref);
 

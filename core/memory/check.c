@@ -1,5 +1,6 @@
-/* memory/check.c: walks all of an owner's tables and compares them with each other: the invariants of span.c, slab.c and
- * owner.c, spelled out. For tests.   Locking  takes the arena's lock.   Tests  every test of memory/ calls it */
+/* memory/check.c: walks all of an owner's tables and compares them with each other: the invariants of span.c,
+ * slab.c and owner.c, spelled out. For tests.
+ * Locking     takes the arena's lock.   Tests  every test of memory/ calls it */
 #include "memory/owner.h"
 
 /* Ends the function with what failed known to a debugger as the line it stands on. */
@@ -112,7 +113,8 @@ static td_status check_open_slabs(const td__slabs *slabs)
 {
     for (uint32_t i = 0; i < TD__CLASSES; i++) {
         uint32_t empty = 0;
-        TD_LIST_EACH(place, &slabs->open[i]) {
+        TD_LIST_EACH(place, &slabs->open[i])
+        {
             const td__slab *slab = TD_LIST_ENTRY(place, td__slab, place);
             EXPECT(slab->slot_class == i && slab->free_slots != 0);
             empty += slab->free_slots == slab->slots;

@@ -1,17 +1,18 @@
 /* memory/owner.c: the owner's side of an arena: allocate, free, lend, sweep, trim.
  *
- * Small blocks are slots of slabs, others are runs of granules. Lent blocks stand in a queue; a sweep takes them from its
- * front, frees those that were given back and puts the others at its end. How many of the latter it looks at is bounded by
- * the number of blocks lent since, so that sweeping costs a constant for each block lent, however many are out.
+ * Small blocks are slots of slabs, others are runs of granules. Lent blocks stand in a queue; a sweep takes
+ * them from its front, frees those that were given back and puts the others at its end. How many of the latter
+ * it looks at is bounded by the number of blocks lent since, so that sweeping costs a constant for each block
+ * lent, however many are out.
  *
- * Invariants  I1 a live block's word here says OWNED or LENT; each LENT block is in the queue exactly once, and nothing
- *                else is.
+ * Invariants  I1 a live block's word here says OWNED or LENT; each LENT block is in the queue exactly once, and
+ *                nothing else is.
  *             I2 the queue has room for all live blocks, so lending needs no memory.
- *             I3 nothing that peers can write decides where memory is handed out: of a lent block's header only the word
- *                is read, and only compared with what "given back" looks like for its ref.
+ *             I3 nothing that peers can write decides where memory is handed out: of a lent block's header only
+ *                the word is read, and only compared with what "given back" looks like for its ref.
  * Ordering    G (arena_G): see arena.c; this is the acquiring side.
- * Crash       the tables die with the owner. Peers go on reading the blocks they hold; nobody frees them, the arena goes
- *             as a whole with its last mapping.
+ * Crash       the tables die with the owner. Peers go on reading the blocks they hold; nobody frees them, the
+ *             arena goes as a whole with its last mapping.
  * Locking     one mutex for all of it, held also while pages are committed or released.
  * Tests       tests/memory/test_arena.c, test_arena_model.c, test_arena_faults.c, test_arena_threads.c */
 #include "memory/owner.h"
@@ -22,13 +23,13 @@
 #include "os/memfd.h"
 
 #define LENT_FIRST 64u
-#define SWEEP_EVERY 16u   /* after so many lends, a glance at the oldest */
-#define SWEEP_GLANCE 4u   /* blocks still out that a glance looks at */
-#define SWEEP_LOOK 16u    /* the same before cold memory is touched, plus SWEEP_SHARE for each lend since the last time */
+#define SWEEP_EVERY 16u /* after so many lends, a glance at the oldest */
+#define SWEEP_GLANCE 4u /* blocks still out that a glance looks at */
+#define SWEEP_LOOK 16u  /* the same before cold memory is touched, plus SWEEP_SHARE for each lend since then */
 #define SWEEP_SHARE 4u
 #define ROOM_RESERVE (UINT64_C(16) << 20) /* left to the heaps of everybody else under the same limit */
 
-/* ---- The machine ------------------------------------------------------------------------------------------------- */
+/* ---- The machine ----------------------------------------------------------------------------------------- */
 
 static td_status kernel_commit(void *context, int fd, uint64_t offset, uint64_t bytes)
 {
@@ -51,7 +52,7 @@ static uint64_t kernel_room(void *context, uint64_t wanted)
     return room > ROOM_RESERVE ? room - ROOM_RESERVE : 0;
 }
 
-/* ---- Finding blocks ---------------------------------------------------------------------------------------------- */
+/* ---- Finding blocks -------------------------------------------------------------------------------------- */
 
 static void place_slot(td__place *place, td__slab *slab, uint32_t slot)
 {
@@ -101,7 +102,7 @@ static td_status find_held(td__owner *owner, uint64_t ref, td__state state, td__
     return status == TD_OK && td__word_state(*place->word) != state ? TD_EINVAL : status;
 }
 
-/* ---- Freeing ----------------------------------------------------------------------------------------------------- */
+/* ---- Freeing --------------------------------------------------------------------------------------------- */
 
 static void free_place(td_arena *arena, const td__place *place)
 {
@@ -114,7 +115,7 @@ static void free_place(td_arena *arena, const td__place *place)
         td__slot_give(&owner->slabs, &owner->spans, place->slab, place->slot);
     else
         td__span_give(&owner->spans, place->start, place->run->count);
-    if (owner->spans.warm > owner->warm_granules) /* a quarter less, so that the next free doesn't come here again */
+    if (owner->spans.warm > owner->warm_granules) /* a quarter less: the next free shall not come here again */
         td__span_trim(&owner->spans, owner->warm_granules - owner->warm_granules / 4);
 }
 
@@ -142,7 +143,7 @@ static uint64_t sweep_locked(td_arena *arena, uint64_t patience)
     return freed;
 }
 
-/* ---- Allocating -------------------------------------------------------------------------------------------------- */
+/* ---- Allocating ------------------------------------------------------------------------------------------ */
 
 static td_status reserve_lent(td__owner *owner)
 {
@@ -270,7 +271,7 @@ done:
     return status;
 }
 
-/* ---- The other operations ---------------------------------------------------------------------------------------- */
+/* ---- The other operations -------------------------------------------------------------------------------- */
 
 td_status td_arena_shrink(td_arena *arena, uint64_t ref, uint64_t bytes)
 {
@@ -386,7 +387,7 @@ void td_arena_stats_read(td_arena *arena, td_arena_stats *out)
     pthread_mutex_unlock(&owner->lock);
 }
 
-/* ---- Life -------------------------------------------------------------------------------------------------------- */
+/* ---- Life ------------------------------------------------------------------------------------------------ */
 
 td_status td__owner_new(int fd, uint64_t size, const td_arena_config *config, td__owner **out)
 {
@@ -400,7 +401,7 @@ td_status td__owner_new(int fd, uint64_t size, const td_arena_config *config, td
     td__slabs_init(&owner->slabs);
     owner->cap_bytes = config->cap_bytes != 0 ? config->cap_bytes : UINT64_MAX;
     owner->warm_granules = config->warm_bytes >> TD__GRANULE_SHIFT;
-    td_status status = td__span_take(&owner->spans, 1, false, &first); /* the header's: a run that is never a block */
+    td_status status = td__span_take(&owner->spans, 1, false, &first); /* the header's run is never a block */
     if (status != TD_OK) {
         td__owner_free(owner);
         return status;
@@ -410,7 +411,7 @@ td_status td__owner_new(int fd, uint64_t size, const td_arena_config *config, td
     return TD_OK;
 }
 
-/* The lock is not destroyed: in a forked child somebody else may seem to hold it, and it holds nothing itself. */
+/* The lock is not destroyed: in a forked child somebody else may seem to hold it, and it holds nothing. */
 void td__owner_free(td__owner *owner)
 {
     td__slabs_fini(&owner->slabs, &owner->spans);

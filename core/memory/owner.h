@@ -1,6 +1,6 @@
 /* memory/owner.h: what the files of memory/ share: the layout of an arena, and its owner's tables. Internal.
  *
- *   arena   | header | block | block | ...            each block:  | header, 64 bytes | payload, a multiple of 64 |
+ *   arena   | header | block | block | ...        a block  | header, 64 bytes | payload, a multiple of 64 |
  */
 #ifndef TD_MEMORY_OWNER_H
 #define TD_MEMORY_OWNER_H
@@ -27,8 +27,8 @@ typedef struct td__arena_header {
     uint32_t unused[9];
 } td__arena_header;
 
-/* Before each payload. Peers may write nonsense here, so all is atomic, and the owner believes only `word`, and of a lent
- * block only whether it says "given". */
+/* Before each payload. Peers may write nonsense here, so all is atomic, and the owner believes only `word`, and
+ * of a lent block only whether it says "given". */
 typedef struct td__block_header {
     td_atomic_u64 magic;    /* TD__BLOCK_MAGIC ^ offset of the payload */
     td_atomic_u64 capacity; /* bytes of payload */
@@ -36,7 +36,8 @@ typedef struct td__block_header {
     uint32_t unused[11];
 } td__block_header;
 
-_Static_assert(sizeof(td__arena_header) == 64 && sizeof(td__block_header) == TD__BLOCK_HEADER, "the layout is fixed");
+_Static_assert(sizeof(td__arena_header) == 64 && sizeof(td__block_header) == TD__BLOCK_HEADER,
+               "the layout is fixed");
 
 typedef enum td__state { TD__STATE_FREE, TD__STATE_OWNED, TD__STATE_LENT, TD__STATE_GIVEN } td__state;
 #define TD__STATE_BITS 2u
@@ -59,7 +60,7 @@ typedef struct td__owner {
     uint64_t cap_bytes;     /* UINT64_MAX: none */
     uint64_t warm_granules; /* most to keep */
     uint64_t live_blocks, live_bytes;
-    uint32_t generation;    /* of the block allocated last */
+    uint32_t generation; /* of the block allocated last */
     /* Refs of lent blocks, the one looked at longest ago first: a ring with room for every live block. */
     uint64_t *lent;
     uint64_t lent_head, lent_count, lent_room;

@@ -1,7 +1,7 @@
 /* memory/slab.c: small blocks out of slabs of 64 KiB, one size class each.
  *
- * Classes go in steps of 64 bytes up to 512, then four to each doubling, up to 16 KiB; so at most a fifth of a slot is
- * lost to rounding (beyond the header's 64 bytes), and every slot starts at a multiple of 64.
+ * Classes go in steps of 64 bytes up to 512, then four to each doubling, up to 16 KiB; so at most a fifth of a
+ * slot is lost to rounding (beyond the header's 64 bytes), and every slot starts at a multiple of 64.
  *
  * Invariants  I1 a slab is in its class's open list iff it has a free slot.
  *             I2 free_slots is the number of bits set in `free`; bits from `slots` on are 0.
@@ -19,7 +19,8 @@ uint32_t td__slot_class(uint64_t bytes)
     uint32_t units = (uint32_t)((bytes + 63) / 64);
     if (units <= 8)
         return units < 2 ? 0 : units - 2;
-    uint32_t last = units - 1, doubling = 31u - (uint32_t)__builtin_clz(last); /* 3: up to 1 KiB, 4: up to 2 KiB, ... */
+    uint32_t last = units - 1,
+             doubling = 31u - (uint32_t)__builtin_clz(last); /* 3: up to 1 KiB, 4: up to 2 KiB, ... */
     return 7 + (doubling - 3) * 4 + ((last >> (doubling - 2)) & 3);
 }
 
@@ -44,8 +45,9 @@ void td__slabs_fini(td__slabs *slabs, const td__spans *spans)
         const td__granule *granule = td__granule_at(spans, i);
         if (granule->kind == TD__SLAB)
             free(granule->as.slab);
-        i += granule->kind == TD__FREE ? 1u << granule->order
-             : granule->kind == TD__RUN ? granule->count : TD__SLAB_GRANULES;
+        i += granule->kind == TD__FREE  ? 1u << granule->order
+             : granule->kind == TD__RUN ? granule->count
+                                        : TD__SLAB_GRANULES;
     }
     td__slabs_init(slabs);
 }
@@ -122,7 +124,8 @@ void td__slot_give(td__slabs *slabs, td__spans *spans, td__slab *slab, uint32_t 
 void td__slabs_trim(td__slabs *slabs, td__spans *spans)
 {
     for (uint32_t i = 0; i < TD__CLASSES; i++) {
-        TD_LIST_EACH(place, &slabs->open[i]) {
+        TD_LIST_EACH(place, &slabs->open[i])
+        {
             td__slab *slab = TD_LIST_ENTRY(place, td__slab, place);
             if (slab->free_slots == slab->slots)
                 slab_free(spans, slab);

@@ -11,20 +11,20 @@
 
 #define TD__SLAB_GRANULES 4u
 #define TD__SLAB_BYTES (TD__SLAB_GRANULES << TD__GRANULE_SHIFT)
-#define TD__SLOT_MIN 128u   /* header and payload */
+#define TD__SLOT_MIN 128u /* header and payload */
 #define TD__SLOT_MAX 16384u
 #define TD__SLAB_SLOTS (TD__SLAB_BYTES / TD__SLOT_MIN)
 #define TD__CLASSES 27u
 
 /* One slab. Slot i is at byte i * stride of its granules. */
 typedef struct td__slab {
-    td_list place;       /* in its class's list while a slot is free, else on its own */
-    uint32_t start;      /* first granule */
-    uint32_t stride;     /* bytes */
+    td_list place;   /* in its class's list while a slot is free, else on its own */
+    uint32_t start;  /* first granule */
+    uint32_t stride; /* bytes */
     uint32_t slot_class;
     uint32_t slots, free_slots;
     uint64_t free[TD__SLAB_SLOTS / 64]; /* bit i: slot i is free */
-    uint32_t words[];    /* of each slot's block: generation and state (arena.c) */
+    uint32_t words[];                   /* of each slot's block: generation and state (arena.c) */
 } td__slab;
 
 typedef struct td__slabs {

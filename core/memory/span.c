@@ -1,18 +1,19 @@
 /* memory/span.c: buddy allocator over an arena's granules, with the pages under them.
  *
- * The range is handed out from the bottom up to `top`, the high-water mark; tables exist only below it. A free block has
- * 2^order granules and starts at a multiple of that; freeing merges it with its buddy as long as that is free. A run of n
- * granules is the front of a block of the next power of two, whose tail goes straight back to the free lists, so that
- * nothing is lost to rounding.
+ * The range is handed out from the bottom up to `top`, the high-water mark; tables exist only below it. A free
+ * block has 2^order granules and starts at a multiple of that; freeing merges it with its buddy as long as that
+ * is free. A run of n granules is the front of a block of the next power of two, whose tail goes straight back
+ * to the free lists, so that nothing is lost to rounding.
  *
- * Warmth. A fresh page costs ten times a warm one, so each order has two lists: free blocks with committed pages (the
- * most recently freed first) and those without. Taking prefers the block with the fewest pages missing. It does not break
- * up warm blocks far larger than needed, since the next large request would have to commit all of its pages again:
- * what that costs is bounded by the limit on warm memory. Small requests commit ahead in steps that double.
+ * Warmth. A fresh page costs ten times a warm one, so each order has two lists: free blocks with committed
+ * pages (the most recently freed first) and those without. Taking prefers the block with the fewest pages
+ * missing. It does not break up warm blocks far larger than needed, since the next large request would have to
+ * commit all of its pages again: what that costs is bounded by the limit on warm memory. Small requests commit
+ * ahead in steps that double.
  *
  * Invariants  I1 [0, top) is tiled by free blocks, runs and slabs; every other granule's kind is TD__INSIDE.
- *             I2 no two free buddies of one order; a free block's count is its number of committed granules, it is in
- *                the warm list iff that isn't 0.
+ *             I2 no two free buddies of one order; a free block's count is its number of committed granules, it
+ *                is in the warm list iff that isn't 0.
  *             I3 all granules of runs and slabs are committed.
  *             I4 giving and trimming need no memory, so they can't fail.
  * Crash       all of this is heap memory of the owner; the pages go with the last mapping.
@@ -28,14 +29,14 @@
 
 enum { COLD, WARM };
 
-#define STEP_FIRST 4u       /* 64 KiB */
-#define STEP_LAST 256u      /* 4 MiB */
-#define GROW_ORDER 8u       /* the range grows by at least 4 MiB */
-#define BREAK_ORDERS 4u     /* a warm block this many orders larger than needed, and over 4 MiB, stays whole */
+#define STEP_FIRST 4u   /* 64 KiB */
+#define STEP_LAST 256u  /* 4 MiB */
+#define GROW_ORDER 8u   /* the range grows by at least 4 MiB */
+#define BREAK_ORDERS 4u /* a warm block this many orders larger than needed, and over 4 MiB, stays whole */
 #define CREDIT_LAST (UINT64_C(16) << 20)
-#define CREDIT_SHARE 16u    /* of the room that is left, this part may be committed before it is asked for again */
+#define CREDIT_SHARE 16u /* of the room that is left, this part may be committed before it is asked for again */
 
-/* ---- The bitmap of committed granules ---------------------------------------------------------------------------- */
+/* ---- The bitmap of committed granules -------------------------------------------------------------------- */
 
 static uint64_t *bits_at(const td__spans *spans, uint32_t index)
 {
@@ -87,7 +88,7 @@ static void mark_granules(td__spans *spans, uint32_t start, uint32_t end, bool c
     }
 }
 
-/* ---- Pages ------------------------------------------------------------------------------------------------------- */
+/* ---- Pages ----------------------------------------------------------------------------------------------- */
 
 /* Asking for the room reads files, so a part of the answer is used up before it is asked for again. */
 static td_status check_room(td__spans *spans, uint64_t bytes)
@@ -107,7 +108,8 @@ static td_status check_room(td__spans *spans, uint64_t bytes)
 
 static td_status commit_gap(td__spans *spans, uint32_t start, uint32_t end)
 {
-    uint64_t offset = (uint64_t)start << TD__GRANULE_SHIFT, bytes = (uint64_t)(end - start) << TD__GRANULE_SHIFT;
+    uint64_t offset = (uint64_t)start << TD__GRANULE_SHIFT, bytes = (uint64_t)(end - start)
+                                                                    << TD__GRANULE_SHIFT;
     td_status status = spans->backing.commit(spans->backing.context, spans->fd, offset, bytes);
     if (status != TD_OK) {
         /* Some of it may be there, and nobody would know of it. */
@@ -123,7 +125,8 @@ static td_status commit_gap(td__spans *spans, uint32_t start, uint32_t end)
     return TD_OK;
 }
 
-/* Commits what is missing in [start, start + count), which is in no free list. On failure some of it is committed. */
+/* Commits what is missing in [start, start + count), which is in no free list. On failure some of it is
+ * committed. */
 static td_status commit_span(td__spans *spans, uint32_t start, uint32_t count)
 {
     uint32_t end = start + count, missing = count - td__span_committed(spans, start, count);
@@ -139,7 +142,7 @@ static td_status commit_span(td__spans *spans, uint32_t start, uint32_t count)
     return status;
 }
 
-/* ---- Free lists -------------------------------------------------------------------------------------------------- */
+/* ---- Free lists ------------------------------------------------------------------------------------------ */
 
 static void link_block(td__spans *spans, uint32_t start, uint32_t order, uint32_t warm)
 {
@@ -216,7 +219,7 @@ void td__span_give(td__spans *spans, uint32_t start, uint32_t count)
     free_span(spans, start, start + count);
 }
 
-/* ---- Growing the range ------------------------------------------------------------------------------------------- */
+/* ---- Growing the range ----------------------------------------------------------------------------------- */
 
 static td_status grow_tables(td__spans *spans, uint32_t top)
 {
@@ -236,8 +239,8 @@ static td_status grow_tables(td__spans *spans, uint32_t top)
     return TD_OK;
 }
 
-/* Puts a new, cold block of at least `order` into the free lists. The room is checked before the tables are made, so
- * that an absurd request doesn't cost the heap what its pages would have. */
+/* Puts a new, cold block of at least `order` into the free lists. The room is checked before the tables are
+ * made, so that an absurd request doesn't cost the heap what its pages would have. */
 static td_status grow_range(td__spans *spans, uint32_t order, uint32_t count)
 {
     uint32_t old_top = spans->top, big = order > GROW_ORDER ? order : GROW_ORDER;
@@ -262,10 +265,10 @@ static td_status grow_range(td__spans *spans, uint32_t order, uint32_t count)
     return TD_OK;
 }
 
-/* ---- Taking ------------------------------------------------------------------------------------------------------ */
+/* ---- Taking ---------------------------------------------------------------------------------------------- */
 
-/* The free block to take `count` granules from: the one with the fewest pages missing, among those the smallest.
- * TD__NO_GRANULE when there is none, or only warm ones too large to be broken up. */
+/* The free block to take `count` granules from: the one with the fewest pages missing, among those the
+ * smallest. TD__NO_GRANULE when there is none, or only warm ones too large to be broken up. */
 static uint32_t pick_block(const td__spans *spans, uint32_t count, bool thrifty, uint32_t *missing)
 {
     uint32_t order = td__order_of(count), at_least = UINT32_MAX << order;
@@ -369,7 +372,7 @@ td_status td__span_take(td__spans *spans, uint32_t count, bool thrifty, uint32_t
     return TD_OK;
 }
 
-/* ---- Trimming ---------------------------------------------------------------------------------------------------- */
+/* ---- Trimming -------------------------------------------------------------------------------------------- */
 
 /* Releases up to `most` granules at the end of a free block, which is in no list; how many. */
 static uint32_t release_tail(td__spans *spans, uint32_t start, uint32_t order, uint32_t warm, uint32_t most)
@@ -419,7 +422,7 @@ uint64_t td__span_trim(td__spans *spans, uint64_t keep)
     return sum;
 }
 
-/* ---- Life -------------------------------------------------------------------------------------------------------- */
+/* ---- Life ------------------------------------------------------------------------------------------------ */
 
 void td__spans_init(td__spans *spans, int fd, uint64_t size, const td_arena_backing *backing)
 {

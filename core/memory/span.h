@@ -45,10 +45,10 @@ typedef struct td__segment {
 typedef struct td__spans {
     td__segment **segments;
     uint32_t segment_count;
-    uint32_t top;   /* granules from here on were never touched and have no tables */
-    uint32_t limit; /* granules in the range */
-    uint32_t heads[2][TD__ORDERS]; /* [cold, warm][order]: the most recently freed first */
-    uint32_t filled[2];            /* bit `order` is set when that list has a member */
+    uint32_t top;                         /* granules from here on were never touched and have no tables */
+    uint32_t limit;                       /* granules in the range */
+    uint32_t heads[2][TD__ORDERS];        /* [cold, warm][order]: the most recently freed first */
+    uint32_t filled[2];                   /* bit `order` is set when that list has a member */
     uint64_t committed, warm, high_water; /* granules: committed; of those, in free blocks; most committed */
     uint32_t step;                        /* granules committed at once when growing in small pieces */
     uint64_t room_credit;                 /* bytes that may be committed before asking for the room again */
@@ -59,8 +59,8 @@ typedef struct td__spans {
 void td__spans_init(td__spans *spans, int fd, uint64_t size, const td_arena_backing *backing);
 void td__spans_fini(td__spans *spans);
 
-/* A run of `count` granules, all committed, starting at a multiple of the next power of two. `thrifty`: rather break up
- * a large warm block than commit fresh pages.   TD_ENOROOM, TD_ENOMEM: nothing has changed. */
+/* A run of `count` granules, all committed, starting at a multiple of the next power of two. `thrifty`: rather
+ * break up a large warm block than commit fresh pages.   TD_ENOROOM, TD_ENOMEM: nothing has changed. */
 td_status td__span_take(td__spans *spans, uint32_t count, bool thrifty, uint32_t *start);
 
 /* True when td__span_take would need no fresh page. */

@@ -28,8 +28,8 @@ static td_arena_stats stats_of(td_arena *arena)
 
 TD_TEST(blocks_of_every_size_are_aligned_writable_and_apart)
 {
-    static const uint64_t sizes[] = {0,     1,         63,          64,          65,       1000, 4096,
-                                     16320, 16321,     64 * KIB,    MIB,         MIB + 1,  7 * MIB, 40 * MIB};
+    static const uint64_t sizes[] = {0,     1,     63,       64,  65,      1000,    4096,
+                                     16320, 16321, 64 * KIB, MIB, MIB + 1, 7 * MIB, 40 * MIB};
     enum { COUNT = sizeof sizes / sizeof sizes[0] };
     td_arena *arena = new_arena(NULL);
     td_block blocks[COUNT];
@@ -210,8 +210,18 @@ TD_TEST(made_up_refs_are_refused_everywhere)
     td_block block;
     REQUIRE_OK(td_arena_alloc(arena, 3 * MIB, &block));
     memset(block.data, 0x5a, block.capacity);
-    uint64_t near[] = {0, 1, 64, 128, block.ref + 64, block.ref - 64, block.ref + 1, block.ref ^ UINT64_C(1) << 40,
-                       td_arena_size(arena), td_arena_size(arena) - 64, UINT64_MAX, UINT64_C(1) << 39};
+    uint64_t near[] = {0,
+                       1,
+                       64,
+                       128,
+                       block.ref + 64,
+                       block.ref - 64,
+                       block.ref + 1,
+                       block.ref ^ UINT64_C(1) << 40,
+                       td_arena_size(arena),
+                       td_arena_size(arena) - 64,
+                       UINT64_MAX,
+                       UINT64_C(1) << 39};
     for (size_t i = 0; i < 200; i++) {
         uint64_t ref = i < sizeof near / sizeof near[0] ? near[i] : test_random(&state) % (8 * MIB);
         if (ref == block.ref)

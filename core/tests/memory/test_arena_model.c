@@ -1,5 +1,5 @@
-/* Random operations on an arena, against a plain table of what should be there. Each live block is filled with a pattern of
- * its own, so that an overlap shows; all of the allocator's tables are walked as it goes. */
+/* Random operations on an arena, against a plain table of what should be there. Each live block is filled with
+ * a pattern of its own, so that an overlap shows; all of the allocator's tables are walked as it goes. */
 #include "memory/arena.h"
 #include "tests/harness.h"
 #include "tests/memory/made_up.h"
@@ -104,7 +104,8 @@ static void touch_lent(model *m, held *entry)
     uint64_t ref = entry->block.ref;
     CHECK_STATUS(td_arena_free(m->arena, ref), TD_EINVAL);
     if (test_random_below(&m->state, 4) == 0) {
-        memset((char *)entry->block.data - 64, (int)test_random(&m->state), 64); /* its holder ran wild and died */
+        /* Its holder ran wild and died. */
+        memset((char *)entry->block.data - 64, (int)test_random(&m->state), 64);
         REQUIRE_OK(td_arena_reclaim(m->arena, ref));
     } else {
         void *data;

@@ -25,8 +25,8 @@ static void send_ref(int fd, uint64_t ref)
         abort();
 }
 
-/* Checks each block it is sent, writes its answer into it, reports it, and gives it back: in this order, so that it can be
- * killed between any two. */
+/* Checks each block it is sent, writes its answer into it, reports it, and gives it back: in this order, so
+ * that it can be killed between any two. */
 static void answer_blocks(int fd, uint64_t size, int in, int out)
 {
     td_arena *peer = attach_or_exit(fd, size);

@@ -1,5 +1,5 @@
-/* An arena between threads, for ThreadSanitizer: its edges are G and R of memory/arena.c, and both have a test that fails
- * under it when they are weakened (arena_G, arena_R). */
+/* An arena between threads, for ThreadSanitizer: its edges are G and R of memory/arena.c, and both have a test
+ * that fails under it when they are weakened (arena_G, arena_R). */
 #include <pthread.h>
 #include <sched.h>
 
@@ -8,8 +8,8 @@
 
 #define MIB (UINT64_C(1) << 20)
 
-/* One ref at a time, from one thread to another. It orders only what happened before sending: taking is relaxed, so what
- * the taker does afterwards reaches the sender by the arena's own edges or not at all. */
+/* One ref at a time, from one thread to another. It orders only what happened before sending: taking is
+ * relaxed, so what the taker does afterwards reaches the sender by the arena's own edges or not at all. */
 typedef struct mailbox {
     td_arena *arena;
     td_atomic_u64 ref;
