@@ -19,8 +19,8 @@ uint32_t td__slot_class(uint64_t bytes)
     uint32_t units = (uint32_t)((bytes + 63) / 64);
     if (units <= 8)
         return units < 2 ? 0 : units - 2;
-    uint32_t last = units - 1,
-             doubling = 31u - (uint32_t)__builtin_clz(last); /* 3: up to 1 KiB, 4: up to 2 KiB, ... */
+    uint32_t last = units - 1;
+    uint32_t doubling = 31u - (uint32_t)__builtin_clz(last); /* 3: up to 1 KiB, 4: up to 2 KiB, ... */
     return 7 + (doubling - 3) * 4 + ((last >> (doubling - 2)) & 3);
 }
 
