@@ -46,8 +46,8 @@ typedef struct td_arena_backing {
 } td_arena_backing;
 
 typedef struct td_arena_config {
-    uint64_t cap_bytes;  /* most bytes in live blocks, headers included; 0: no cap */
-    uint64_t warm_bytes; /* most committed bytes kept in free blocks */
+    uint64_t cap_bytes;              /* most bytes in live blocks, headers included; 0: no cap */
+    uint64_t warm_bytes;             /* most committed bytes kept in free blocks */
     const td_memory_budget *budget;  /* asked before pages are committed; NULL: not. Outlives the arena */
     const td_arena_backing *backing; /* NULL: the kernel and `budget`. Copied */
 } td_arena_config;
