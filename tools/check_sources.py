@@ -34,8 +34,9 @@ LISTS = (
     SourceList("core/meson.build", "engine_sources", tuple(f"{layer}/**/*.c" for layer in LAYERS)),
     SourceList("core/tests/meson.build", "engine_tests", ("*/**/test_*.c",)),
     SourceList("core/tests/meson.build", "test_helpers", ("*.c", "*/**/[!t]*.c", "*/**/t[!e]*.c")),
-    SourceList("core/fuzz/meson.build", "fuzz_targets", ("**/*.c",)),
-    SourceList("binding/meson.build", "binding_sources", ("**/*.c",)),
+    SourceList("core/fuzz/meson.build", "fuzz_targets", ("*/fuzz_*.c",)),
+    SourceList("binding/meson.build", "binding_sources", ("*.c",)),
+    SourceList("binding/fuzz/meson.build", "fuzz_targets", ("*.c",)),
     SourceList("benchmarks/c/meson.build", "c_benchmarks", ("**/*.c",)),
 )
 
