@@ -197,7 +197,8 @@ static PyTypeObject *make_type(PyObject *module, PyType_Spec *spec)
 
 int tb_codec_init(PyObject *module, struct tb_codec *codec)
 {
-    if ((codec->lease_type = make_type(module, &tb_lease_spec)) == NULL ||
+    if ((codec->buffers_keyword = Py_BuildValue("(s)", "buffers")) == NULL ||
+        (codec->lease_type = make_type(module, &tb_lease_spec)) == NULL ||
         (codec->span_type = make_type(module, &tb_span_spec)) == NULL ||
         (codec->watch_type = make_type(module, &tb_watch_spec)) == NULL ||
         (codec->birth_type = make_type(module, &tb_birth_spec)) == NULL)
@@ -210,7 +211,8 @@ int tb_codec_init(PyObject *module, struct tb_codec *codec)
 /* Every reference of a codec, for the collector. */
 #define CODEC_FIELDS(X)                                                                                        \
     X(lease_type) X(span_type) X(watch_type) X(birth_type) X(dump_call) X(dump_result) X(loads)                \
-    X(load_function) X(dump_exception) X(load_exception) X(corrupt_data)
+    X(load_function) X(dump_exception) X(load_exception) X(corrupt_data)            \
+    X(buffers_keyword)
 
 int tb_codec_traverse(struct tb_codec *codec, visitproc visit, void *arg)
 {

@@ -23,6 +23,7 @@ struct tb_codec {
     PyObject *dump_call, *dump_result, *loads, *load_function; /* treadle._travel */
     PyObject *dump_exception, *load_exception;                 /* treadle._remote */
     PyObject *corrupt_data;                                    /* treadle._errors.CorruptData */
+    PyObject *buffers_keyword;                                 /* ("buffers",) */
 };
 
 /* Makes the types, adds Watch to the module, and adds the functions of codec, worker and zygote (tb_worker_methods).

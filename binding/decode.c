@@ -116,7 +116,7 @@ static PyObject *load_pickle(struct tb_codec *codec, const void *data, uint64_t 
     if (bytes == NULL)
         return NULL;
     PyObject *stack[2] = {bytes, buffers};
-    PyObject *value = PyObject_Vectorcall(loads, stack, buffers == NULL ? 1 : 2, NULL);
+    PyObject *value = PyObject_Vectorcall(loads, stack, 1, buffers == NULL ? NULL : codec->buffers_keyword);
     Py_DECREF(bytes);
     return value;
 }

@@ -1,0 +1,378 @@
+"""Functions and classes that travel by value: what pickles them, and what makes them anew in the worker.
+
+A function that a worker can't import is sent as its code, its defaults, the contents of its closure and the globals that
+it refers to. In the worker it lives in the module of the same name (`__main__`, as a rule), so that all such functions
+share their globals there as they do here: an initializer may set a global that tasks read. Each global is sent with a
+digest of its value; a worker takes it over when it is new or when the parent has changed it, and otherwise keeps what
+its own code has made of it.
+
+Functions need nothing but this module. Classes, and what else plain pickle refuses, are left to cloudpickle, which takes
+30 ms to import and is imported for them only.
+"""
+
+from __future__ import annotations
+
+import io
+import marshal
+import sys
+from _pickle import Pickler
+from collections.abc import Callable, Iterator
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
+from typing import Any
+
+from ._findable import MAIN, is_findable
+
+ATOMS = frozenset((type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented), range))
+EMPTY = "treadle:empty cell"
+SMALL_BUFFER = 1024  # bytes; below, a copy in the pickle is cheaper than a buffer of its own
+MISSING = object()
+
+Entries = dict[str, tuple[object, Any]]
+
+
+class NeedsCloudpickle(Exception):
+    """Something by value that is no function: the caller starts again with the full pickler."""
+
+
+# --- by name or by value
+
+
+def lookup(module: str | None, qualname: str) -> Any:
+    """What a name stands for in a module that is loaded, or MISSING."""
+    found: Any = sys.modules.get(module) if module else None
+    if found is None:
+        return MISSING
+    for part in qualname.split("."):
+        found = getattr(found, part, MISSING)
+    return found
+
+
+def is_by_name(thing: Any, main_by_reference: bool) -> bool:
+    """Does a worker find this function or class under its name?"""
+    module = getattr(thing, "__module__", None)
+    if not isinstance(module, str) or lookup(module, thing.__qualname__) is not thing:
+        return False
+    return main_by_reference if module in MAIN else is_findable(module)
+
+
+def global_names(code: CodeType) -> tuple[str, ...]:
+    """The names that a code, and what is nested in it, loads from or stores into its globals."""
+    known = _names.get(id(code))
+    if known is not None and known[0] is code:
+        return known[1]
+    names = dict.fromkeys(_walk(code))
+    if len(_names) >= 1024:
+        _names.clear()
+    _names[id(code)] = (code, tuple(names))
+    return tuple(names)
+
+
+_names: dict[int, tuple[CodeType, tuple[str, ...]]] = {}
+_ops: dict[int, int] = {}  # opcode -> by how many bits its argument is shifted against the name's index
+_EXTENDED = "EXTENDED_ARG"
+
+
+def _walk(code: CodeType) -> Iterator[str]:
+    import opcode
+
+    if not _ops:
+        for name in ("LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_GLOBAL"):
+            if name in opcode.opmap:
+                _ops[opcode.opmap[name]] = 1 if name == "LOAD_GLOBAL" else 0
+    extended = opcode.opmap[_EXTENDED]
+    argument = 0
+    bytecode = code.co_code
+    for at in range(0, len(bytecode), 2):
+        operation = bytecode[at]
+        argument = argument << 8 | bytecode[at + 1]
+        if operation == extended:
+            continue
+        if operation in _ops:
+            yield code.co_names[argument >> _ops[operation]]
+        argument = 0
+    for constant in code.co_consts:
+        if type(constant) is CodeType:
+            yield from _walk(constant)
+
+
+# --- pickling
+
+
+class Shared:
+    """What the picklers of one dump have in common."""
+
+    def __init__(self, main_by_reference: bool) -> None:
+        self.main_by_reference = main_by_reference
+        self.digesting: set[int] = set()
+        self.places: list[Any] | None = []  # for a Watch; None: something changes unseen
+        self.seen: list[tuple[dict[str, Any], str, Any]] = []
+
+    def watch(self, value: Any) -> None:
+        """Notes that a value was pickled: it can be watched when it can't change, or travels by name."""
+        if self.places is not None and not self.is_fixed(value):
+            self.places = None
+
+    def is_fixed(self, value: Any) -> bool:
+        """Is the identity of this value enough to know its pickle?"""
+        kind = type(value)
+        if kind in ATOMS or kind is FunctionType:  # a function notes its own places
+            return True
+        if kind is tuple or kind is frozenset:
+            return all(self.is_fixed(item) for item in value)
+        if kind is ModuleType:
+            return is_findable(value.__name__)
+        if isinstance(value, type):
+            return is_by_name(value, self.main_by_reference)
+        return kind is BuiltinFunctionType and (value.__self__ is None or type(value.__self__) is ModuleType)
+
+
+class Reducers:
+    """How functions, cells, codes and modules are reduced; mixed into plain picklers and cloudpickle's."""
+
+    shared: Shared
+    spaces: dict[int, dict[str, Any]]
+
+    def reduce_special(self, thing: Any) -> Any:
+        """A reduction, None for by name, or MISSING when it is for others to reduce."""
+        kind = type(thing)
+        if kind is FunctionType:
+            return None if is_by_name(thing, self.shared.main_by_reference) else self.reduce_function(thing)
+        if kind is CellType:
+            return _empty_cell, ()  # its contents are filled in by the function that holds it
+        if kind is CodeType:
+            return marshal.loads, (marshal.dumps(thing),)
+        if kind is ModuleType and (thing.__name__ in MAIN or is_findable(thing.__name__)):
+            return _module, (thing.__name__,)
+        return MISSING
+
+    def reduce_function(self, function: FunctionType) -> Any:
+        """A function by value. The state comes after the function is known, so that it may refer to itself."""
+        shared = self.shared
+        closure = function.__closure__ or ()
+        contents = [_contents(cell) for cell in closure]
+        if shared.places is not None:
+            shared.places += [function, *closure]
+        for value in (*contents, function.__defaults__):
+            shared.watch(value)
+        for own in (function.__dict__, function.__kwdefaults__ or {}):
+            for name, value in own.items():
+                self.note(own, name, value)
+        space, entries = self.reduce_globals(function)
+        state = {
+            "names": (function.__name__, function.__qualname__, function.__module__, function.__doc__),
+            "defaults": (function.__defaults__, function.__kwdefaults__),
+            "annotations": _annotations(function),
+            "dict": function.__dict__,
+            "cells": tuple(zip(closure, contents, strict=True)),
+            "entries": entries,
+        }
+        return _make_function, (function.__code__, space, closure), state, None, None, _set_function
+
+    def reduce_globals(self, function: FunctionType) -> tuple[Any, Entries]:
+        """The namespace of a function, and what of it travels along."""
+        space = function.__globals__
+        home = space.get("__name__")
+        module = sys.modules.get(home) if isinstance(home, str) else None
+        if home is None or module is None or module.__dict__ is not space:
+            return self.spaces.setdefault(id(space), {"__name__": home}), self.entries(function, space)
+        if is_findable(home) or (home in MAIN and self.shared.main_by_reference):
+            return Space(home), {}
+        return Space(home), self.entries(function, space)
+
+    def entries(self, function: FunctionType, space: dict[str, Any]) -> Entries:
+        """The globals that a function refers to, and itself where it is one."""
+        entries: Entries = {}
+        names = global_names(function.__code__)
+        if "." not in function.__qualname__ and space.get(function.__qualname__) is function:
+            names = (*names, function.__qualname__)
+        for name in names:
+            value = space.get(name, MISSING)
+            self.note(space, name, value)
+            if value is not MISSING:
+                entries[name] = (self.digest(value), value)
+        return entries
+
+    def note(self, space: dict[str, Any], name: str, value: Any) -> None:
+        """Notes a name that was looked up."""
+        shared = self.shared
+        if shared.places is not None:
+            shared.places.append((space, name))
+            shared.seen.append((space, name, value))
+            if value is not MISSING:
+                shared.watch(value)
+
+    def digest(self, value: Any) -> object:
+        """Something small that differs when the value's contents differ. Compared in the worker, never computed."""
+        kind = type(value)
+        main_by_reference = self.shared.main_by_reference
+        if kind is str or kind is bytes:
+            return value
+        if kind in ATOMS:
+            return repr(value)
+        if kind is ModuleType:
+            return value.__name__
+        if isinstance(value, (type, FunctionType)) and is_by_name(value, main_by_reference):
+            return f"{value.__module__}:{value.__qualname__}"
+        if isinstance(value, type):
+            return _class_digest(value)
+        if id(value) in self.shared.digesting:
+            return None  # it refers to itself: the outer digest has it
+        self.shared.digesting.add(id(value))
+        try:
+            if kind is FunctionType:
+                own = (*value.__dict__.items(), *(value.__kwdefaults__ or {}).items())
+                inner = (value.__defaults__, *own, *map(_contents, value.__closure__ or ()))
+                return hash(marshal.dumps(value.__code__)), tuple(self.digest(item) for item in inner)
+            if kind is tuple:
+                return tuple(self.digest(item) for item in value)
+            inner_shared = Shared(main_by_reference)
+            inner_shared.digesting = self.shared.digesting
+            return hash(dump_shared(value, inner_shared, None))
+        finally:
+            self.shared.digesting.discard(id(value))
+
+
+class Light(Reducers, Pickler):
+    """Plain pickle, and functions by value."""
+
+    def __init__(self, file: Any, shared: Shared, callback: Callable[[Any], object] | None) -> None:
+        super().__init__(file, 5, buffer_callback=callback)
+        self.shared = shared
+        self.spaces = {}
+
+    def reducer_override(self, thing: Any) -> Any:
+        """Called by the pickler for all but the simplest types."""
+        if type(thing) is Space:
+            return _space, (thing.name,)
+        reduced = self.reduce_special(thing)
+        if reduced is None:
+            return NotImplemented
+        if reduced is not MISSING:
+            return reduced
+        if isinstance(thing, type) and not is_by_name(thing, self.shared.main_by_reference):
+            raise NeedsCloudpickle
+        return NotImplemented
+
+
+def collector(buffers: list[Any] | None) -> Callable[[Any], object] | None:
+    """Pickle's buffer_callback that puts large buffers on the list and leaves small ones in the pickle."""
+    if buffers is None:
+        return None
+
+    def collect(buffer: Any) -> bool:
+        if buffer.raw().nbytes < SMALL_BUFFER:
+            return True
+        buffers.append(buffer)
+        return False
+
+    return collect
+
+
+def dump(thing: Any, main_by_reference: bool, buffers: list[Any] | None = None) -> tuple[bytes, Shared]:
+    """The pickle of something that plain pickle refuses, or may not pickle by name. Large buffers go on the list."""
+    shared = Shared(main_by_reference)
+    return dump_shared(thing, shared, buffers), shared
+
+
+def dump_shared(thing: Any, shared: Shared, buffers: list[Any] | None) -> bytes:
+    """As dump, for one of several picklers."""
+    file = io.BytesIO()
+    try:
+        Light(file, shared, collector(buffers)).dump(thing)
+        return file.getvalue()
+    except Exception as error:
+        if isinstance(error, (MemoryError, RecursionError)):
+            raise
+    from ._cloud import Full
+
+    if buffers is not None:
+        buffers.clear()
+    shared.places = None
+    file = io.BytesIO()
+    Full(file, shared, collector(buffers)).dump(thing)
+    return file.getvalue()
+
+
+def _contents(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return EMPTY
+
+
+def _annotations(function: FunctionType) -> Any:
+    try:
+        return function.__annotations__
+    except Exception:  # names that are not there yet (Python 3.14 evaluates late)
+        return {}
+
+
+def _class_digest(cls: type) -> object:
+    from ._cloud import tracker_id
+
+    return tracker_id(cls)
+
+
+# --- in the worker
+
+
+class Space:
+    """A module's namespace, on its way."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+_received: dict[str, dict[str, object]] = {}
+
+
+def _module(name: str) -> ModuleType:
+    """The module of that name; one that can't be imported and is not there yet is made."""
+    module = sys.modules.get(name)
+    if module is None:
+        import importlib
+
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != name:
+                raise
+            module = sys.modules[name] = ModuleType(name)
+    return module
+
+
+def _space(name: str) -> dict[str, Any]:
+    return _module(name).__dict__
+
+
+def _empty_cell() -> CellType:
+    return CellType()
+
+
+def _make_function(code: CodeType, space: dict[str, Any], closure: tuple[CellType, ...]) -> FunctionType:
+    space.setdefault("__builtins__", __builtins__)
+    return FunctionType(code, space, None, None, closure or None)
+
+
+def _set_function(function: FunctionType, state: dict[str, Any]) -> None:
+    function.__name__, function.__qualname__, function.__module__, function.__doc__ = state["names"]
+    function.__defaults__, function.__kwdefaults__ = state["defaults"]
+    function.__annotations__ = state["annotations"]
+    function.__dict__.update(state["dict"])
+    for cell, value in state["cells"]:
+        if type(value) is not str or value != EMPTY:
+            cell.cell_contents = value
+    receive(function.__globals__, state["entries"])
+
+
+def receive(space: dict[str, Any], entries: Entries) -> None:
+    """Takes over globals that are new here, or that the parent has changed since it last sent them."""
+    home = str(space.get("__name__"))
+    if vars(sys.modules.get(home, sys)) is not space:
+        space.update((name, value) for name, (_, value) in entries.items())
+        return
+    seen = _received.setdefault(home, {})
+    for name, (digest, value) in entries.items():
+        if name not in space or (name in seen and seen[name] != digest):
+            space[name] = value
+        seen[name] = digest

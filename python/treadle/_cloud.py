@@ -1,0 +1,67 @@
+"""Classes by value, and what else only cloudpickle can pickle; imported when there is such a thing.
+
+A class keeps its identity: cloudpickle tracks it by a number, so that an instance which comes back is an instance of the
+parent's own class; in the worker it is bound in its module, so that plain pickle finds it there.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from cloudpickle import cloudpickle
+
+from ._byvalue import MAIN, MISSING, Reducers, Shared, Space, _module, _space, is_by_name, is_findable
+
+SPECIAL = (type(None), type(Ellipsis), type(NotImplemented))
+
+
+class Full(Reducers, cloudpickle.Pickler):  # type: ignore[misc]
+    """cloudpickle's pickler, with our functions and namespaces."""
+
+    def __init__(self, file: Any, shared: Shared, callback: Callable[[Any], object] | None) -> None:
+        super().__init__(file, 5, buffer_callback=callback)
+        self.shared = shared
+        self.spaces = {}
+
+    def reducer_override(self, thing: Any) -> Any:
+        """Called by the pickler for all but the simplest types."""
+        if type(thing) is Space:
+            return _space, (thing.name,)
+        reduced = self.reduce_special(thing)
+        if reduced is None:
+            return NotImplemented
+        if reduced is not MISSING:
+            return reduced
+        if isinstance(thing, type):
+            return self.reduce_class(thing)
+        return super().reducer_override(thing)
+
+    def reduce_class(self, cls: type) -> Any:
+        """A class by name, or as cloudpickle makes it, bound in its module where it was."""
+        if cls in SPECIAL or cls in cloudpickle._BUILTIN_TYPE_NAMES:
+            return super().reducer_override(cls)
+        if is_by_name(cls, self.shared.main_by_reference):
+            return NotImplemented
+        make, args, state, items, pairs, setter = cloudpickle._dynamic_class_reduce(cls)
+        module = sys.modules.get(cls.__module__)
+        home = None
+        if module is not None and vars(module).get(cls.__qualname__) is cls:
+            if cls.__module__ in MAIN or not is_findable(cls.__module__):
+                home = cls.__module__
+        return make, args, (setter, state, home), items, pairs, _set_class
+
+
+def _set_class(cls: type, state: tuple[Callable[[type, Any], object], Any, str | None]) -> None:
+    setter, inner, home = state
+    setter(cls, inner)
+    if home is not None:
+        vars(_module(home)).setdefault(cls.__qualname__, cls)
+        if tracker_id(vars(_module(home))[cls.__qualname__]) != tracker_id(cls):
+            setattr(_module(home), cls.__qualname__, cls)
+
+
+def tracker_id(cls: Any) -> object:
+    """The number by which cloudpickle knows a class in all processes."""
+    return cloudpickle._get_or_create_tracker_id(cls) if isinstance(cls, type) else None

@@ -1,0 +1,169 @@
+"""How functions, arguments and results are pickled.
+
+Plain pickle does the work wherever it can: protocol 5, in C, large buffers out of band, with multiprocessing's reducers
+where the program uses them. What refers to `__main__`, or to another module that a worker can't import, and what plain
+pickle refuses, goes through _byvalue.py.
+"""
+
+from __future__ import annotations
+
+import sys
+from _pickle import Pickler
+from _pickle import dumps as _dumps
+from _pickle import loads as loads
+from collections.abc import Callable
+from io import BytesIO
+from types import BuiltinFunctionType, FunctionType
+from typing import Any
+
+from . import _byvalue
+from ._findable import unfindable_patterns
+
+Dump = tuple[bytes, list[Any]]
+
+_table: dict[type, Any] = {}
+_table_key: tuple[int, int] = (-1, -1)
+
+
+def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any], main_by_reference: bool) -> Dump:
+    """The arguments of a call: the pickle of (args, kwargs) and its large buffers.
+
+    Raises:
+        TravelError: something in them can't be pickled; names it.
+    """
+    try:
+        return dump((args, kwargs), main_by_reference)
+    except Exception as error:
+        from ._where import explain_call
+
+        raise explain_call(error, args, kwargs, main_by_reference) from error
+
+
+def dump_result(value: Any) -> Dump:
+    """A result on its way to the parent, where `__main__` and all modules are at hand by name.
+
+    Raises:
+        TravelError: something in it can't be pickled; names it.
+    """
+    try:
+        return dump(value, True)
+    except Exception as error:
+        from ._where import explain
+
+        raise explain(error, "the result", value, True) from error
+
+
+def dump(value: Any, main_by_reference: bool) -> Dump:
+    """The pickle of a value and its large buffers. Raises what pickling raises."""
+    buffers: list[Any] = []
+    try:
+        data = plain(value, _byvalue.collector(buffers))
+        if main_by_reference or not mentions_unfindable(data):
+            return data, buffers
+    except MemoryError:
+        raise
+    except Exception:
+        pass  # by value, perhaps; what is wrong otherwise goes wrong there again
+    buffers.clear()
+    return _byvalue.dump(value, main_by_reference, buffers)[0], buffers
+
+
+def plain(value: Any, callback: Callable[[Any], object] | None = None) -> bytes:
+    """pickle.dumps, knowing what multiprocessing can send where that is loaded."""
+    reduction = sys.modules.get("multiprocessing.reduction")
+    if reduction is None:
+        return _dumps(value, 5, buffer_callback=callback)
+    file = BytesIO()
+    pickler = Pickler(file, 5, buffer_callback=callback)
+    pickler.dispatch_table = reducers(reduction)
+    pickler.dump(value)
+    return file.getvalue()
+
+
+def reducers(reduction: Any) -> dict[type, Any]:
+    """Copyreg's table and multiprocessing's, in one dict, made again when one of them has grown."""
+    global _table, _table_key
+    copyreg = sys.modules["copyreg"].dispatch_table
+    extra = reduction.ForkingPickler._extra_reducers
+    if (len(copyreg), len(extra)) != _table_key:
+        _table, _table_key = {**copyreg, **extra}, (len(copyreg), len(extra))
+    return _table
+
+
+def mentions_unfindable(data: bytes) -> bool:
+    """Does a pickle name a module that a worker can't import? A text that merely looks so costs time, no more."""
+    return any(pattern in data for pattern in unfindable_patterns())
+
+
+# --- functions
+
+
+def pack_function(function: Callable[..., Any], main_by_reference: bool) -> tuple[bytes, Any]:
+    """The bytes from which a worker makes the callable, and how long they are good.
+
+    True: for this object, always. A Watch: as long as it holds. None: for this call.
+
+    Raises:
+        TravelError: it can't be pickled; names what in it can't.
+    """
+    kind = type(function)
+    named = kind is FunctionType or kind is BuiltinFunctionType or isinstance(function, type)
+    if named and _byvalue.is_by_name(function, main_by_reference):
+        return _dumps(function, 5), True
+    try:
+        if kind is not FunctionType:
+            return dump_whole(function, main_by_reference), None
+        data, shared = _byvalue.dump(function, main_by_reference)
+        return data, watch(shared)
+    except Exception as error:
+        from ._where import explain_function
+
+        raise explain_function(error, function, main_by_reference) from error
+
+
+def dump_whole(value: Any, main_by_reference: bool) -> bytes:
+    """The pickle of a value, its buffers inside."""
+    try:
+        data = plain(value)
+        if main_by_reference or not mentions_unfindable(data):
+            return data
+    except MemoryError:
+        raise
+    except Exception:
+        pass  # as in dump
+    return _byvalue.dump(value, main_by_reference)[0]
+
+
+def watch(shared: _byvalue.Shared) -> Any:
+    """A Watch over all that a function's pickle was made from, or None where not all of it can be watched."""
+    if shared.places is None:
+        return None
+    from ._engine import Watch
+
+    watched = Watch(shared.places)
+    if all(space.get(name, _byvalue.MISSING) is value for space, name, value in shared.seen):
+        return watched
+    return None  # another thread changed a global between the pickling and the watching
+
+
+def pack_call(function: Callable[..., Any], args: tuple[Any, ...], main_by_reference: bool) -> bytes:
+    """A function and its arguments in one: for load_call.
+
+    Raises:
+        TravelError: something in it can't be pickled; names it.
+    """
+    try:
+        return dump_whole((function, args), main_by_reference)
+    except Exception as error:
+        from ._where import explain
+
+        raise explain(error, "the call", (function, args), main_by_reference) from error
+
+
+def load_call(data: bytes) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """What pack_call packed."""
+    function, args = loads(data)
+    return function, args
+
+
+load_function = loads

@@ -1,0 +1,380 @@
+"""The processes behind a pool: the zygote, which forks workers, and a worker from its birth to its end.
+
+A zygote is a small single-threaded Python that imports what the workers need once, and forks one whenever the parent
+asks for it: its orders and its answers go through the engine (core/pool). A worker takes on what it has of the parent
+(the context of _context.py), runs the initializer, and then stays in the engine's loop (binding/worker.c).
+
+As little as possible is imported here: every import is paid for at a pool's start and by each process's memory.
+"""
+
+from __future__ import annotations
+
+import gc
+import marshal
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from . import _engine
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+Inherited = tuple[Callable[..., object], tuple[Any, ...]]
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "BLIS_NUM_THREADS",
+)
+NUMERIC = ("numpy", "scipy", "sklearn", "torch", "mkl")  # what brings BLAS or OpenMP along
+
+
+def main() -> NoReturn:
+    """A fresh interpreter's start: `python -c ... MODE [PRELOAD...] CHANNEL`."""
+    mode, *preload, channel = sys.argv[1:]
+    new_main()
+    if mode == "single":
+        birth = _engine.birth_receive(int(channel))
+        if birth is None:
+            os._exit(0)
+        work(birth, None)
+    own = set_thread_variables("1")  # BLAS starts its threads when it is imported, and a zygote has none
+    import_preload(int(channel), preload)
+    for name in own:
+        del os.environ[name]
+    serve(int(channel), None, forked=False)
+
+
+def serve(channel: int, inherited: Inherited | None, *, forked: bool = True) -> NoReturn:
+    """The zygote's life. `forked`: from the user's process, of which some habits have to go."""
+    if forked:
+        leave_user_behind()
+    signal.signal(signal.SIGINT, ignore)  # Ctrl-C is for the parent, which decides what becomes of us
+    signal.siginterrupt(signal.SIGINT, False)
+    gc.collect()
+    gc.freeze()  # the collector's marks would unshare every page
+    while True:
+        birth = _engine.zygote_serve(channel)
+        if birth is None:
+            os._exit(0)
+        try:
+            pid = os.fork()
+        except OSError as error:
+            pid = -(error.errno or 1)
+        _engine.zygote_forked(channel, birth, pid)
+        if pid == 0:
+            work(birth, inherited)
+
+
+def new_main() -> None:
+    """An empty `__main__`, where the user's names find room."""
+    kind = type(sys)
+    sys.modules["__main__"] = kind("__main__")
+
+
+def import_preload(channel: int, names: list[str]) -> None:
+    """Imports the modules that all workers share; a failure is the pool's failure."""
+    import importlib
+
+    name = ""
+    try:
+        for name in names:
+            importlib.import_module(name)
+    except BaseException:
+        _engine.zygote_fail(channel, f"preload: importing {name!r} failed\n{formatted()}")
+        os._exit(1)
+    threads = len(os.listdir("/proc/self/task"))
+    if threads > 1:
+        _engine.zygote_fail(
+            channel,
+            f"preload: importing {', '.join(names)} started {threads - 1} thread(s), and only a process without threads "
+            "can be forked; leave out the module that starts them",
+        )
+        os._exit(1)
+
+
+def leave_user_behind() -> None:
+    """What a zygote that was forked from the user's process must not go on with."""
+    import atexit
+
+    atexit._clear()
+    signal.set_wakeup_fd(-1)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+# --- the worker
+
+
+def work(birth: _engine.Birth, inherited: Inherited | None) -> NoReturn:
+    """A worker's life."""
+    status = 1
+    try:
+        birth.attach()
+        if prepare(birth, inherited):
+            birth.run()
+            status = 0
+    except SystemExit:
+        status = 0
+    except BaseException:
+        sys.stderr.write(formatted())
+    leave(status)
+
+
+def prepare(birth: _engine.Birth, inherited: Inherited | None) -> bool:
+    """Makes the process what the user expects of a worker; False when that failed, which the pool was told."""
+    gc.unfreeze()
+    gc.enable()
+    set_signals(birth)
+    if birth.stack_fd >= 0:
+        import faulthandler
+
+        faulthandler.enable(birth.stack_fd)
+    try:
+        context: dict[str, Any] = marshal.loads(birth.context) if birth.context else {}
+        apply(context, birth.index)
+        if "initializer" in context:
+            from . import _travel
+
+            function, arguments = _travel.load_call(context["initializer"])
+            function(*arguments)
+        if inherited is not None:
+            inherited[0](*inherited[1])
+    except BaseException:
+        birth.failed(formatted())
+        return False
+    birth.ready()
+    return True
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process as the stdlib's workers end, and with the exit handlers, so that coverage is saved."""
+    import atexit
+
+    try:
+        threading = sys.modules.get("threading")
+        if threading is not None:
+            threading._shutdown()
+        atexit._run_exitfuncs()
+    except BaseException:
+        status = status or 1
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:
+            pass  # closed, or its reader is gone
+    os._exit(status)
+
+
+def formatted() -> str:
+    """The traceback of the exception at hand."""
+    import traceback
+
+    return traceback.format_exc()
+
+
+# --- signals
+
+
+def ignore(number: int, frame: FrameType | None) -> None:
+    """An empty handler: an ignored signal would be inherited by subprocesses."""
+
+
+def set_signals(birth: _engine.Birth) -> None:
+    """SIGINT nothing, SIGTERM leave after the task, SIGURG interrupt the task if that is what the engine wants."""
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        birth.leave()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if birth.interrupted():
+            from ._errors import TaskCancelled
+
+            raise TaskCancelled("the task was cancelled, or ran into its timeout")
+
+    signal.signal(signal.SIGINT, ignore)
+    signal.siginterrupt(signal.SIGINT, False)
+    signal.signal(signal.SIGTERM, terminate)
+    signal.signal(signal.SIGURG, interrupt)
+
+
+# --- the context
+
+
+def apply(context: dict[str, Any], index: int) -> None:
+    """Puts the worker where the user is."""
+    if "path" in context:
+        sys.path[:] = context["path"]
+    if "argv" in context:
+        sys.argv[:] = context["argv"]
+    if "environ" in context:
+        set_environment(context["environ"])
+    if "umask" in context:
+        os.umask(context["umask"])
+    if "cwd" in context:
+        try:
+            os.chdir(context["cwd"])
+        except OSError:
+            pass  # it is gone: stay
+    if "filters" in context:
+        set_filters(context["filters"])
+    limit_threads(context.get("threads", 1))
+    set_identity(context, index)
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()  # `random` reseeds itself after a fork
+    if "output" in context:
+        from . import _output
+
+        _output.start_worker(context["output"])
+    if "main" in context:
+        prepare_main(context["main"])
+
+
+def set_environment(wanted: dict[str, str]) -> None:
+    """The parent's environment, variable by variable, because C code reads it too."""
+    for name in [name for name in os.environ if name not in wanted]:
+        del os.environ[name]
+    for name, value in wanted.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
+
+
+def set_thread_variables(count: str) -> list[str]:
+    """Holds BLAS and OpenMP to so many threads where the user says nothing; returns the variables that were set."""
+    own = [name for name in THREAD_VARIABLES if name not in os.environ]
+    for name in own:
+        os.environ[name] = count
+    return own
+
+
+def limit_threads(share: int) -> None:
+    """Holds BLAS and OpenMP to the worker's share of the CPUs: those to come, and those that are loaded already."""
+    own = set_thread_variables(str(share))
+    if own and any(name in sys.modules for name in NUMERIC):
+        import threadpoolctl
+
+        threadpoolctl.threadpool_limits(share)
+
+
+Filter = tuple[str, "str | None", str, "str | None", int]
+
+
+def set_filters(wanted: list[Filter]) -> None:
+    """The parent's warning filters; a category that can't be found here is left out."""
+    if wanted == [described(item) for item in warnings.filters]:
+        return
+    warnings.resetwarnings()
+    for action, message, category, module, line in wanted:
+        home, _, qualname = category.partition(":")
+        try:
+            found: Any = __import__(home, fromlist=["*"])
+            for part in qualname.split("."):
+                found = getattr(found, part)
+            kind: Any = action
+            if message is None and module is None:
+                warnings.simplefilter(kind, found, line, append=True)
+            else:
+                add_filter(kind, message, found, module, line)
+        except (ImportError, AttributeError, TypeError):
+            continue
+
+
+def described(item: Any) -> Filter:
+    """A filter as the context has it."""
+    action, message, category, module, line = item
+    name = f"{category.__module__}:{category.__qualname__}"
+    return action, getattr(message, "pattern", message), name, getattr(module, "pattern", module), line
+
+
+def add_filter(action: Any, message: str | None, category: type[Warning], module: str | None, line: int) -> None:
+    """warnings.filterwarnings, less its check that the patterns' flags are the usual ones."""
+    warnings.filterwarnings(action, message or "", category, module or "", line, append=True)
+
+
+# --- multiprocessing
+
+
+def set_identity(context: dict[str, Any], index: int) -> None:
+    """Makes multiprocessing's current_process() and parent_process() tell the truth, now or when it is imported."""
+
+    def identify(process: Any) -> None:
+        # As a Process sets itself up in the child (BaseProcess.__init__ and _bootstrap).
+        own = process.BaseProcess.__new__(process.BaseProcess)
+        authkey = context.get("authkey")
+        own.__dict__.update(
+            _identity=(index + 1,),
+            _config=process.current_process()._config.copy(),
+            _parent_pid=context.get("parent_pid", os.getppid()),
+            _parent_name="MainProcess",
+            _popen=None,
+            _closed=False,
+            _target=None,
+            _args=(),
+            _kwargs={},
+            _name=f"{context.get('name', 'TreadleWorker')}-{index + 1}",
+        )
+        if authkey is not None:
+            own.authkey = authkey
+        process._current_process = own
+        process._children = set()
+        try:
+            sentinel: int | None = os.pidfd_open(own._parent_pid)
+        except OSError:
+            sentinel = None  # refused, or it is gone: is_alive() can't be answered
+        process._parent_process = process._ParentProcess("MainProcess", own._parent_pid, sentinel)
+
+    loaded = sys.modules.get("multiprocessing.process")
+    if loaded is None:
+        sys.meta_path.insert(0, AfterImport("multiprocessing.process", identify))
+        return
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        util._finalizer_registry.clear()  # the parent's affairs
+        util._run_after_forkers()
+    identify(loaded)
+
+
+class AfterImport:
+    """Calls a function once with a module, right after its first import."""
+
+    def __init__(self, name: str, call: Callable[[Any], None]) -> None:
+        self.name = name
+        self.call = call
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """The spec that the next finder finds, its loader wrapped."""
+        if name != self.name:
+            return None
+        sys.meta_path.remove(self)  # type: ignore[arg-type]
+        from importlib.util import find_spec
+
+        spec = find_spec(name)
+        if spec is not None and spec.loader is not None:
+            inner = spec.loader.exec_module
+
+            def exec_module(module: Any) -> None:
+                inner(module)
+                self.call(module)
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def prepare_main(main: dict[str, str]) -> None:
+    """The user's `__main__`, imported under another name, as multiprocessing's spawn does it."""
+    from multiprocessing import process, spawn
+
+    current: Any = process.current_process()
+    current._inheriting = True
+    try:
+        spawn.prepare(main)
+    finally:
+        del current._inheriting
