@@ -1,0 +1,102 @@
+"""Scripts in processes of their own, and meetings with what they run."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+
+class Meeting:
+    """A task and its test meet: each waits until the other is there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        os.mkfifo(path)
+
+    def in_task(self) -> None:
+        with open(self.path, "w"):
+            pass
+
+    def in_test(self) -> None:
+        with open(self.path):
+            pass
+
+
+@pytest.fixture
+def meeting(tmp_path: Path) -> Callable[[], Meeting]:
+    numbers = iter(range(1000))
+    return lambda: Meeting(tmp_path / f"meeting-{next(numbers)}")
+
+
+class Script:
+    """A running script, in a process group of its own as a terminal would have it."""
+
+    def __init__(self, path: Path, environment: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment},
+            start_new_session=True,
+        )
+
+    def line(self) -> str:
+        """The next line that it prints."""
+        assert self.process.stdout
+        return self.process.stdout.readline().rstrip("\n")
+
+    def press_ctrl_c(self) -> None:
+        """SIGINT to the whole group, workers included."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def end(self) -> tuple[int, str, str]:
+        """Its exit status and what it wrote."""
+        out, err = self.process.communicate()
+        return self.process.returncode, out, err
+
+
+RunScript = Callable[..., Script]
+
+
+@pytest.fixture
+def run_script(tmp_path: Path) -> Iterator[RunScript]:
+    """Starts a script from its text; what still runs at the end is killed."""
+    started: list[Script] = []
+
+    def run(source: str, **environment: str) -> Script:
+        path = tmp_path / f"script{len(started)}.py"
+        path.write_text(textwrap.dedent(source))
+        started.append(Script(path, environment))
+        return started[-1]
+
+    yield run
+    for script in started:
+        script.process.kill()
+        script.process.communicate()
+
+
+def wait_for_end(pid: int) -> None:
+    """Returns when this process, which need not be our child, is gone."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        select.select([descriptor], [], [])
+    finally:
+        os.close(descriptor)
+
+
+@pytest.fixture
+def until_gone() -> Callable[[int], None]:
+    return wait_for_end

@@ -1,0 +1,255 @@
+"""The life of the parent process: its exit, its sudden end, its forks, its limits."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import treadle
+from treadle import ProcessPoolExecutor
+
+WORK = """
+import os, sys, threading
+from treadle import ProcessPoolExecutor, as_completed
+
+def work(n):
+    return bytes(n)
+
+{setup}
+if __name__ == "__main__":
+    with ProcessPoolExecutor(2) as pool:
+        assert [len(x) for x in pool.map(work, [0, 10, 100_000, 3_000_000])] == [0, 10, 100_000, 3_000_000]
+        assert sorted(f.result() for f in as_completed([pool.submit(pow, i, 2) for i in range(500)])) == [
+            i * i for i in range(500)
+        ]
+        try:
+            pool.submit(os._exit, 1).result()
+        except Exception as error:
+            print(type(error).__name__)
+        assert pool.submit(abs, -3).result() == 3
+    print("done")
+"""
+
+
+@pytest.mark.parametrize("method", ["zygote", "fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("refused", ["", "TREADLE_NO_MEMFD", "TREADLE_NO_PIDFD"])
+def test_without_what_a_sandbox_refuses(run_script: Any, method: str, refused: str) -> None:
+    environment = {"TREADLE_START_METHOD": method} | ({refused: "1"} if refused else {})
+    assert run_script(WORK.format(setup=""), **environment).end() == (0, "WorkerDied\ndone\n", "")
+
+
+def test_with_few_descriptors(run_script: Any) -> None:
+    setup = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))"
+    assert run_script(WORK.format(setup=setup)).end() == (0, "WorkerDied\ndone\n", "")
+
+
+def test_too_few_descriptors_are_one_clear_error(run_script: Any) -> None:
+    source = """
+        import resource
+        from treadle import ProcessPoolExecutor
+        resource.setrlimit(resource.RLIMIT_NOFILE, (8, 8))
+        try:
+            with ProcessPoolExecutor(2) as pool:
+                pool.submit(abs, 1).result()
+        except OSError as error:
+            print(error)
+        except Exception as error:
+            print(repr(error))
+    """
+    status, out, err = run_script(source).end()
+    assert (status, err) == (0, "")
+    assert "descriptors" in out
+
+
+def test_a_script_without_a_guard(run_script: Any) -> None:
+    source = """
+        from treadle import ProcessPoolExecutor
+        def double(x):
+            return 2 * x
+        with ProcessPoolExecutor(2) as pool:
+            print(list(pool.map(double, range(5))))
+    """
+    assert run_script(source).end() == (0, "[0, 2, 4, 6, 8]\n", "")
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_a_missing_guard_is_explained_where_main_is_imported(run_script: Any, method: str) -> None:
+    source = f"""
+        from treadle import ProcessPoolExecutor
+        with ProcessPoolExecutor(1, start_method={method!r}) as pool:
+            print(pool.submit(abs, -1).result())
+    """
+    status, _, err = run_script(source).end()
+    assert status == 1
+    assert "if __name__ == '__main__':" in err
+
+
+def test_exit_finishes_pending_work(run_script: Any) -> None:
+    source = """
+        import os
+        from treadle import ProcessPoolExecutor
+        pool = ProcessPoolExecutor(1)
+        def work(n):
+            os.write(1, b"%d\\n" % n)
+        for i in range(5):
+            pool.submit(work, i)
+    """
+    assert run_script(source).end() == (0, "0\n1\n2\n3\n4\n", "")
+
+
+def test_exit_finishes_the_work_of_a_pool_that_was_let_go_of(run_script: Any) -> None:
+    source = """
+        import os
+        from treadle import ProcessPoolExecutor
+        def work(n):
+            os.write(1, b"%d\\n" % n)
+        def start():
+            pool = ProcessPoolExecutor(1)
+            for i in range(5):
+                pool.submit(work, i)
+        start()
+    """
+    assert run_script(source).end() == (0, "0\n1\n2\n3\n4\n", "")
+
+
+def test_submitting_in_an_exit_handler(run_script: Any) -> None:
+    source = """
+        import atexit
+        from treadle import ProcessPoolExecutor
+        pool = ProcessPoolExecutor(1)
+        pool.submit(abs, 1).result()
+        @atexit.register
+        def late():
+            try:
+                pool.submit(abs, 1)
+            except RuntimeError as error:
+                print(error)
+    """
+    assert run_script(source).end() == (0, "cannot schedule new futures after interpreter shutdown\n", "")
+
+
+def test_an_unhandled_exception_ends_the_program_after_its_work(run_script: Any) -> None:
+    source = """
+        from treadle import ProcessPoolExecutor
+        with ProcessPoolExecutor(1) as pool:
+            pool.submit(print, "printed")
+            raise ValueError("ours")
+    """
+    status, out, err = run_script(source).end()
+    assert (status, out) == (1, "printed\n")
+    assert err.count("Traceback") == 1
+    assert err.endswith("ValueError: ours\n")
+
+
+@pytest.mark.parametrize("method", ["zygote", "fork", "forkserver", "spawn"])
+def test_a_killed_parent_leaves_nothing(run_script: Any, until_gone: Callable[[int], None], method: str) -> None:
+    source = """
+        import os, time
+        from treadle import ProcessPoolExecutor
+        def busy():
+            os.write(1, b"%d\\n" % os.getpid())
+            while True:
+                pass
+        if __name__ == "__main__":
+            pool = ProcessPoolExecutor(2)
+            futures = [pool.submit(busy) for _ in range(2)]
+            futures[0].result()
+    """
+    script = run_script(source, TREADLE_START_METHOD=method)
+    workers = [int(script.line()) for _ in range(2)]
+    script.process.send_signal(signal.SIGKILL)
+    for pid in workers:
+        until_gone(pid)
+
+
+def in_child(body: Callable[[], object]) -> int:
+    """Runs the body in a forked child; the child's exit status."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            body()
+            os._exit(0)
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
+
+def test_a_started_pool_is_inert_in_a_forked_child() -> None:
+    with ProcessPoolExecutor(2) as pool:
+        assert pool.submit(abs, -1).result() == 1
+
+        def use() -> None:
+            with pytest.raises(treadle.ForkedPool, match=r"os\.fork"):
+                pool.submit(abs, 1)
+            pool.shutdown()
+
+        assert in_child(use) == 0
+        assert pool.submit(abs, -2).result() == 2
+
+
+def test_a_pool_that_has_not_started_works_in_a_forked_child() -> None:
+    pool = ProcessPoolExecutor(1)
+
+    def use() -> None:
+        with pool:
+            assert pool.submit(abs, -1).result() == 1
+
+    assert in_child(use) == 0
+    with pool:
+        assert pool.submit(abs, -2).result() == 2
+
+
+def test_a_forked_child_makes_pools_of_its_own() -> None:
+    with ProcessPoolExecutor(1) as pool:
+        assert pool.submit(abs, -1).result() == 1
+
+        def use() -> None:
+            with ProcessPoolExecutor(1) as own:
+                assert own.submit(abs, -3).result() == 3
+
+        assert in_child(use) == 0
+        assert pool.submit(abs, -2).result() == 2
+
+
+def test_initargs_that_can_only_be_inherited_select_fork(run_script: Any) -> None:
+    source = """
+        import multiprocessing
+        from treadle import ProcessPoolExecutor
+        def begin(given):
+            global lock
+            lock = given
+        def work(n):
+            with lock:
+                return n
+        for _ in range(2):
+            with ProcessPoolExecutor(2, initializer=begin, initargs=(multiprocessing.Lock(),)) as pool:
+                print(list(pool.map(work, range(4))))
+    """
+    status, out, err = run_script(source).end()
+    assert (status, out) == (0, "[0, 1, 2, 3]\n" * 2)
+    assert err.count("can only be inherited") == 1
+
+
+def test_an_initializers_failure_is_reported_with_its_traceback() -> None:
+    def fail() -> None:
+        raise ValueError("the initializer's own words")
+
+    with ProcessPoolExecutor(1, initializer=fail) as pool:
+        with pytest.raises(treadle.PoolBroken, match="the initializer's own words") as caught:
+            pool.submit(abs, 1).result()
+        assert "in fail" in str(caught.value)
+
+
+def test_a_preload_that_fails_is_reported() -> None:
+    missing = pytest.raises(treadle.PoolBroken, match="No module named 'no_such_module'")
+    with ProcessPoolExecutor(1, preload=["no_such_module"]) as pool, missing:
+        pool.submit(abs, 1).result()

@@ -1,0 +1,151 @@
+"""Running work is stopped: by timeouts, by force, by Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import textwrap
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from pathlib import Path
+from typing import Any
+
+import pytest
+from treadle import ProcessPoolExecutor, TaskTimeout
+
+
+def pause(where: Any) -> None:
+    where.in_task()
+    while True:
+        signal.pause()
+
+
+def spin(where: Any) -> None:
+    where.in_task()
+    while True:
+        pass
+
+
+def refuse_to_stop(where: Any) -> None:
+    where.in_task()
+    while True:
+        try:
+            while True:
+                pass
+        except BaseException:
+            pass
+
+
+def clean_up(where: Any, path: str) -> None:
+    where.in_task()
+    try:
+        while True:
+            pass
+    finally:
+        Path(path).touch()
+
+
+@pytest.mark.parametrize("body", [spin, pause, refuse_to_stop])
+def test_a_task_is_stopped_at_its_timeout(
+    body: Any, meeting: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TREADLE_GRACE", "100ms")
+    where = meeting()
+    with ProcessPoolExecutor(1, timeout=0.2) as pool:
+        future = pool.submit(body, where)
+        where.in_test()
+        with pytest.raises(TaskTimeout, match=rf"'{body.__name__}' ran longer than its timeout of 0\.2 s"):
+            future.result()
+        assert isinstance(future.exception(), TimeoutError)
+        assert pool.submit(abs, -1).result() == 1
+
+
+def test_a_timeout_counts_running_time_only(meeting: Callable[[], Any]) -> None:
+    where = meeting()
+    with ProcessPoolExecutor(1) as pool:
+        blocker = pool.submit(where.in_task)
+        queued = pool.options(timeout=5).submit(abs, -1)
+        where.in_test()
+        blocker.result()
+        assert queued.result() == 1
+
+
+@pytest.mark.parametrize("body", [spin, pause, refuse_to_stop])
+def test_cancel_by_force_stops_a_running_task(
+    body: Any, meeting: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TREADLE_GRACE", "100ms")
+    where = meeting()
+    with ProcessPoolExecutor(1) as pool:
+        future = pool.submit(body, where)
+        where.in_test()
+        assert not future.cancel()
+        assert future.cancel(force=True)
+        with pytest.raises(CancelledError):
+            future.result()
+        assert pool.submit(abs, -1).result() == 1
+
+
+def test_cancel_by_force_lets_the_task_clean_up(meeting: Callable[[], Any], tmp_path: Path) -> None:
+    where, mark = meeting(), tmp_path / "cleaned"
+    with ProcessPoolExecutor(1) as pool:
+        worker = pool.submit(os.getpid).result()
+        future = pool.submit(clean_up, where, str(mark))
+        where.in_test()
+        future.cancel(force=True)
+        with pytest.raises(CancelledError):
+            future.result()
+        assert pool.submit(os.getpid).result() == worker
+    assert mark.exists()
+
+
+# --- Ctrl-C, in a process of its own
+
+INTERRUPTED = {
+    "result": """
+        with ProcessPoolExecutor(2) as pool:
+            pool.submit(run, print_ready).result()
+        """,
+    "result without with": """
+        pool = ProcessPoolExecutor(2)
+        pool.submit(run, print_ready).result()
+        """,
+    "map": """
+        with ProcessPoolExecutor(2) as pool:
+            for _ in pool.map(run, [print_ready] * 4):
+                pass
+        """,
+    "with-exit": """
+        with ProcessPoolExecutor(2) as pool:
+            pool.submit(run, print_ready)
+        """,
+    "shutdown": """
+        pool = ProcessPoolExecutor(2)
+        pool.submit(run, print_ready)
+        pool.shutdown()
+        """,
+}
+
+HEAD = """
+import sys, time
+from treadle import ProcessPoolExecutor
+
+def print_ready():
+    print("ready", flush=True)
+
+def run(start):
+    start()
+    while True:
+        time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("where", INTERRUPTED)
+def test_one_ctrl_c_ends_the_program(run_script: Any, where: str) -> None:
+    script = run_script(HEAD + textwrap.dedent(INTERRUPTED[where]))
+    assert script.line() == "ready"
+    script.press_ctrl_c()
+    status, _, errors = script.end()
+    assert status in (-signal.SIGINT, 130)
+    assert errors.count("Traceback") == 1, errors
+    assert errors.rstrip().endswith("KeyboardInterrupt")

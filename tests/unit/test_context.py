@@ -1,0 +1,126 @@
+"""A worker is where the user is."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from treadle import ProcessPoolExecutor
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
+
+@pytest.fixture(params=["zygote", "fork", "forkserver", "spawn"])
+def method(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+def look() -> dict[str, Any]:
+    umask = os.umask(0)
+    os.umask(umask)
+    return {
+        "path": sys.path,
+        "argv": sys.argv,
+        "cwd": os.getcwd(),
+        "environ": os.environ.get("TREADLE_TEST_WORD"),
+        "umask": umask,
+        "flags": (sys.flags.optimize, sys.flags.dev_mode, sys.flags.utf8_mode),
+    }
+
+
+def test_surroundings(method: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "more")])
+    monkeypatch.setattr(sys, "argv", ["program", "--option", "é"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TREADLE_TEST_WORD", "ä\udcff")
+    before = os.umask(0o027)
+    try:
+        with ProcessPoolExecutor(1, start_method=method) as pool:
+            seen = pool.submit(look).result()
+    finally:
+        os.umask(before)
+    assert seen == {**look(), "umask": 0o027}
+    assert [entry for entry in sys.path if entry not in seen["path"]] == []
+
+
+def warn() -> str:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.warn("forgotten", DeprecationWarning, stacklevel=1)
+        try:
+            warnings.warn("strict", UserWarning, stacklevel=1)
+        except UserWarning:
+            return f"{len(caught)} caught, then raised"
+    return f"{len(caught)} caught"
+
+
+def test_warning_filters(method: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message="forg", category=DeprecationWarning)
+        with ProcessPoolExecutor(1, start_method=method) as pool:
+            assert pool.submit(warn).result() == "0 caught, then raised"
+
+
+def who() -> tuple[str, int, int | None]:
+    parent = multiprocessing.parent_process()
+    return multiprocessing.current_process().name, multiprocessing.current_process().pid or 0, parent and parent.pid
+
+
+def test_multiprocessing_knows_the_worker(method: Any) -> None:
+    with ProcessPoolExecutor(1, start_method=method) as pool:
+        name, pid, parent = pool.submit(who).result()
+        assert pid == pool.submit(os.getpid).result()
+    assert name == "TreadleWorker-1"
+    assert parent == os.getpid()
+
+
+def draw() -> tuple[int, float]:
+    return os.getpid(), random.random()
+
+
+def test_workers_draw_different_random_numbers(method: Any) -> None:
+    random.seed(1)
+    with ProcessPoolExecutor(2, start_method=method, max_tasks_per_child=None) as pool:
+        drawn = dict(pool.submit(draw).result() for _ in range(20))
+    assert len(set(drawn.values())) == len(drawn)
+    random.seed(1)
+    assert random.random() not in drawn.values()
+
+
+def nested() -> list[int]:
+    with ProcessPoolExecutor() as pool:
+        return [pool._max_workers, *pool.map(abs, [-1, -2])]
+
+
+def test_a_pool_inside_a_worker_keeps_to_its_share() -> None:
+    with ProcessPoolExecutor(2) as pool:
+        workers, *rest = pool.submit(nested).result()
+    assert rest == [1, 2]
+    budget = len(os.sched_getaffinity(0))
+    assert workers <= max(1, budget // 2)
+
+
+def thread_variables() -> list[str | None]:
+    return [os.environ.get(f"{name}_NUM_THREADS") for name in ("OMP", "OPENBLAS", "MKL")]
+
+
+def test_blas_and_openmp_keep_to_the_workers_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MKL_NUM_THREADS", "7")
+    with ProcessPoolExecutor(1000) as pool:
+        assert pool.submit(thread_variables).result() == ["1", "1", "7"]
+
+
+def test_preloaded_modules_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "treadle_test_preloaded.py").write_text("import os\nPID = os.getpid()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with ProcessPoolExecutor(1, preload=["treadle_test_preloaded"]) as pool:
+        imported_in = pool.submit(eval, "__import__('treadle_test_preloaded').PID").result()
+        assert imported_in == pool.stats()["zygote_pid"]
