@@ -61,6 +61,8 @@ static int module_exec(PyObject *module)
         return -1;
     if (tb_map_init(module, state) < 0 || tb_group_init(module, state) < 0)
         return -1;
+    if (tb_dispatch_init(module) < 0)
+        return -1;
     return tb_info_init(module);
 }
 
@@ -68,6 +70,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
 {
     struct tb_state *state = tb_state_of(module);
     Py_VISIT(state->handle_type);
+    Py_VISIT(state->function_type);
     Py_VISIT(state->executor_type);
     Py_VISIT(state->map_type);
     Py_VISIT(state->completed_type);
@@ -84,6 +87,7 @@ static int module_clear(PyObject *module)
 {
     struct tb_state *state = tb_state_of(module);
     Py_CLEAR(state->handle_type);
+    Py_CLEAR(state->function_type);
     Py_CLEAR(state->executor_type);
     Py_CLEAR(state->map_type);
     Py_CLEAR(state->completed_type);
@@ -95,7 +99,6 @@ static int module_clear(PyObject *module)
         Py_CLEAR(state->state_names[i]);
     Py_CLEAR(state->errors);
     Py_CLEAR(state->dispatcher);
-    tb_pool_forget_orphans(state);
     tb_codec_clear(&state->codec);
     return 0;
 }
@@ -128,6 +131,12 @@ static struct PyModuleDef module_def = {
     .m_clear = module_clear,
     .m_free = module_free,
 };
+
+struct tb_state *tb_state_of_executor(PyTypeObject *type)
+{
+    PyObject *module = PyType_GetModuleByDef(type, &module_def);
+    return module != NULL ? tb_state_of(module) : NULL;
+}
 
 PyMODINIT_FUNC PyInit__engine(void);
 

@@ -15,6 +15,7 @@ struct tb_state {
     struct tb_codec codec;
 
     PyTypeObject *handle_type;    /* a pool of the engine, counted by Python (pool.c) */
+    PyTypeObject *function_type;  /* a callable that the engine knows (executor.c) */
     PyTypeObject *executor_type;  /* executor.c */
     PyTypeObject *map_type;       /* map.c */
     PyTypeObject *completed_type; /* group.c: the iterator of as_completed */
@@ -30,16 +31,15 @@ struct tb_state {
     PyObject *errors;     /* the module treadle._errors, at first use */
     PyObject *dispatcher; /* the thread that runs callbacks, or NULL; dispatch.c */
     bool dispatching;     /* it runs, or is about to */
-    bool fork_watched;    /* os.register_at_fork was told; dispatch.c */
-    bool exiting;         /* the interpreter leaves: nothing new is accepted */
-
-    struct tb_handle *orphans; /* pools with work left whose executor is gone; pool.c */
 };
 
 static inline struct tb_state *tb_state_of(PyObject *module)
 {
     return (struct tb_state *)PyModule_GetState(module);
 }
+
+/* For types that Python code may derive from; NULL with an exception. */
+struct tb_state *tb_state_of_executor(PyTypeObject *type);
 
 /* For objects of the binding's final types. */
 static inline struct tb_state *tb_state_of_final(PyObject *object)

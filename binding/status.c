@@ -34,8 +34,14 @@ static PyObject *exception_class(struct tb_state *state, const char *name)
     return Py_NewRef(found != NULL ? found : PyExc_RuntimeError);
 }
 
-static const char closed_text[] = "cannot schedule new futures after shutdown";
-static const char exiting_text[] = "cannot schedule new futures after interpreter shutdown";
+static int raise_made(PyObject *exception)
+{
+    if (exception != NULL) {
+        PyErr_SetObject((PyObject *)Py_TYPE(exception), exception);
+        Py_DECREF(exception);
+    }
+    return -1;
+}
 
 int tb_raise_status(struct tb_state *state, td_status status, td_pool *pool)
 {
@@ -48,17 +54,9 @@ int tb_raise_status(struct tb_state *state, td_status status, td_pool *pool)
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
     case TD_ECLOSED:
-        name = "PoolClosed";
-        text = state->exiting ? exiting_text : closed_text;
-        break;
-    case TD_EBROKEN: {
-        PyObject *exception = tb_call_errors(state, "pool_broken", "(s)", pool != NULL ? td_pool_broken_reason(pool) : "");
-        if (exception != NULL) {
-            PyErr_SetObject((PyObject *)Py_TYPE(exception), exception);
-            Py_DECREF(exception);
-        }
-        return -1;
-    }
+        return raise_made(tb_call_errors(state, "pool_closed", "()"));
+    case TD_EBROKEN:
+        return raise_made(tb_call_errors(state, "pool_broken", "(s)", pool ? td_pool_broken_reason(pool) : ""));
     case TD_EFORKED:
         name = "ForkedPool";
         break;

@@ -1,0 +1,58 @@
+/* executor.h: the C base type of the process pool: functions known to the engine, and submit. */
+#ifndef TB_EXECUTOR_H
+#define TB_EXECUTOR_H
+
+#include "future.h"
+#include "module.h"
+#include "pool.h"
+
+/* A function as the engine knows it: a Python object, so that table, maps and running submits share it. */
+struct tb_function {
+    PyObject_HEAD
+    PyObject *callable; /* NULL: not in the table */
+    PyObject *watch;    /* NULL: good for ever; else while tb_watch_holds */
+    PyObject *name;     /* str */
+    struct tb_handle *handle;
+    uint32_t number; /* td_pool_intern's */
+    bool interned;
+};
+
+/* Known callables by identity: open addressing, a power of two, at most half full. */
+struct tb_functions {
+    struct tb_function **slots;
+    size_t capacity, count;
+};
+
+struct tb_options {
+    int64_t timeout_ns; /* of running time; 0: none */
+    uint32_t retries;
+    PyObject *name; /* str, or NULL: the function's; borrowed */
+};
+
+struct tb_map;
+
+/* Fields are under the executor's critical section. */
+struct tb_executor {
+    PyObject_HEAD
+    struct tb_state *state;
+    struct tb_handle *handle; /* NULL until _create */
+    struct tb_functions functions;
+    struct tb_options defaults;
+    struct tb_map *maps; /* those with input left, newest first; map.c */
+    uint32_t workers;
+    unsigned encode_flags; /* TB_MAIN_BY_REFERENCE */
+    bool begun;
+};
+
+int tb_executor_init(PyObject *module, struct tb_state *state);
+
+/* Ready to submit? Begins it (the package's _begin) when it was not; -1 with an exception when it is over. */
+int tb_executor_prepare(struct tb_executor *executor);
+/* The function for a callable, packed and interned when it has to be: a new reference, or NULL. */
+struct tb_function *tb_executor_function(struct tb_executor *executor, PyObject *callable);
+/* __qualname__, or whatever tells what it is: str. Never raises but for memory. */
+PyObject *tb_name_of(PyObject *callable);
+/* (timeout, retries, name) of the package's options; each may be NULL. name is borrowed. */
+int tb_options_parse(PyObject *timeout, PyObject *retries, PyObject *name, struct tb_options *options);
+
+#endif

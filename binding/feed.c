@@ -1,0 +1,378 @@
+/* feed.c: a map's input: how much to read, in chunks of which size, and sending them.
+ *
+ * Sizes. A chunk should take about CHUNK_NS in the worker: long against the 1-2 us that sending and fetching a chunk
+ * costs, short against the time that a caller notices. Until the first chunk is back the time of an item is unknown;
+ * then a chunk has at most 1/64 of what was sent before it, so that sending costs little and a wrong guess does too.
+ * Where the input tells its length, chunks shrink towards the end to what is left per worker, halved, so that the
+ * workers finish together (what still goes wrong the engine splits).
+ * Bounds. Unless asked otherwise no more than ITEMS_OUT items and BYTES_OUT bytes are in flight, so an endless input
+ * works. A slow input ends a chunk early: results that are ready do not wait for it.
+ * Tests  tests/unit/test_map.py */
+#include "base/clock.h"
+#include "map.h"
+
+#define CHUNK_NS INT64_C(150000)
+#define CHUNK_ITEMS 4096u
+#define ITEMS_OUT 65536u
+#define BYTES_OUT (UINT64_C(256) << 20)
+#define CHECK_ITEMS 16u /* of a fast input, between looks at the clock */
+
+/* ---- The line --------------------------------------------------------------------------------------------------- */
+
+static int flights_push(struct tb_flights *flights, struct tb_flight flight)
+{
+    if (flights->count == flights->capacity) {
+        size_t capacity = flights->capacity != 0 ? flights->capacity * 2 : 16;
+        struct tb_flight *grown = PyMem_New(struct tb_flight, capacity);
+        if (grown == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        for (size_t i = 0; i < flights->count; i++)
+            grown[i] = flights->at[(flights->head + i) & (flights->capacity - 1)];
+        PyMem_Free(flights->at);
+        *flights = (struct tb_flights){.at = grown, .capacity = capacity, .count = flights->count};
+    }
+    flights->at[(flights->head + flights->count) & (flights->capacity - 1)] = flight;
+    flights->count++;
+    return 0;
+}
+
+struct tb_flight tb_flights_take(struct tb_flights *flights)
+{
+    struct tb_flight first = flights->at[flights->head];
+    flights->head = (flights->head + 1) & (flights->capacity - 1);
+    flights->count--;
+    return first;
+}
+
+/* ---- The executor's list ------------------------------------------------------------------------------------------ */
+
+void tb_map_list(struct tb_map *map)
+{
+    struct tb_executor *executor = map->executor;
+    Py_BEGIN_CRITICAL_SECTION(executor);
+    map->previous = NULL;
+    map->next = executor->maps;
+    if (map->next != NULL)
+        map->next->previous = map;
+    executor->maps = map;
+    map->listed = map->kept = true;
+    Py_INCREF((PyObject *)map);
+    Py_END_CRITICAL_SECTION();
+}
+
+void tb_map_unlist(struct tb_map *map)
+{
+    struct tb_executor *executor = map->executor;
+    if (!map->listed)
+        return;
+    Py_BEGIN_CRITICAL_SECTION(executor);
+    if (map->previous != NULL)
+        map->previous->next = map->next;
+    else
+        executor->maps = map->next;
+    if (map->next != NULL)
+        map->next->previous = map->previous;
+    map->next = map->previous = NULL;
+    map->listed = false;
+    Py_END_CRITICAL_SECTION();
+    tb_map_unkeep(map);
+}
+
+void tb_map_unkeep(struct tb_map *map)
+{
+    if (map->kept) {
+        map->kept = false;
+        Py_DECREF((PyObject *)map); /* the caller has another */
+    }
+}
+
+/* ---- Sizes ---------------------------------------------------------------------------------------------------------- */
+
+void tb_map_measure(struct tb_map *map, const td_task *part, uint32_t items)
+{
+    struct td_timing timing;
+    td_task_timing(part, &timing);
+    if (items == 0 || timing.started_ns == 0 || timing.ended_ns <= timing.started_ns)
+        return;
+    int64_t item_ns = (timing.ended_ns - timing.started_ns) / items + 1;
+    struct tb_pace *pace = &map->pace;
+    pace->item_ns = pace->item_ns == 0 ? item_ns : (pace->item_ns * 3 + item_ns) / 4;
+}
+
+static uint64_t smaller(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* How many items the next chunk should have; 0: the window is full. */
+static uint32_t chunk_size(const struct tb_map *map)
+{
+    uint64_t workers = map->executor->workers;
+    uint64_t window = map->window != 0 ? map->window : ITEMS_OUT;
+    if (map->items_out >= window || (map->bytes_out >= BYTES_OUT && map->window == 0))
+        return 0;
+    if (map->chunk_items != 0)
+        return (uint32_t)smaller(map->chunk_items, window - map->items_out);
+    if (map->options.timeout_ns != 0) /* it is for each call */
+        return 1;
+    uint64_t size = map->pace.item_ns != 0 ? (uint64_t)(CHUNK_NS / map->pace.item_ns) : map->pace.fed / 64;
+    size = smaller(size, CHUNK_ITEMS);
+    if (map->remaining >= 0)
+        size = smaller(size, (uint64_t)map->remaining / (2 * workers));
+    if (map->window != 0) /* a narrow one is for all workers */
+        size = smaller(size, window / (2 * workers));
+    size = smaller(size, window - map->items_out);
+    return size != 0 ? (uint32_t)size : 1;
+}
+
+bool tb_map_is_hungry(const struct tb_map *map)
+{
+    uint64_t out = map->group != NULL ? map->tasks_out : map->flights.count;
+    return map->inputs != NULL && out < 2 * (uint64_t)map->executor->workers + 2;
+}
+
+/* ---- Gathering ------------------------------------------------------------------------------------------------------- */
+
+#define ARGUMENTS_INLINE 8
+
+/* The next item's arguments, new references in args. 1; 0: the shortest input is at its end; -1: it raised. */
+static int next_arguments(PyObject *inputs, PyObject **args, Py_ssize_t count)
+{
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *iterator = PyTuple_GET_ITEM(inputs, i);
+        args[i] = Py_TYPE(iterator)->tp_iternext(iterator);
+        if (args[i] != NULL)
+            continue;
+        while (i > 0)
+            Py_DECREF(args[--i]);
+        if (PyErr_Occurred() == NULL)
+            return 0;
+        if (!PyErr_ExceptionMatches(PyExc_StopIteration))
+            return -1;
+        PyErr_Clear();
+        return 0;
+    }
+    return 1;
+}
+
+/* starmap: the item is a sequence of arguments. */
+static int append_star(struct tb_map *map, PyObject *item)
+{
+    PyObject *tuple = PyTuple_CheckExact(item) ? Py_NewRef(item) : PySequence_Tuple(item);
+    if (tuple == NULL)
+        return -1;
+    int done = tb_chunk_append(&map->state->codec, &map->building, ((PyTupleObject *)tuple)->ob_item,
+                               PyTuple_GET_SIZE(tuple), map->executor->encode_flags);
+    Py_DECREF(tuple);
+    return done;
+}
+
+enum gathered {
+    GATHER_FULL,     /* as many as wanted */
+    GATHER_SLOW,     /* fewer: it took too long */
+    GATHER_END,      /* the input is at its end */
+    GATHER_BAD_ITEM, /* the last item can't be sent: an exception is set */
+    GATHER_BAD_INPUT /* the input raised: an exception is set */
+};
+
+static enum gathered gather_into(struct tb_map *map, uint32_t wanted, PyObject *inputs, PyObject **args)
+{
+    struct tb_pace *pace = &map->pace;
+    Py_ssize_t count = PyTuple_GET_SIZE(inputs);
+    int64_t begun_ns = td_now_ns();
+    uint32_t check = pace->check;
+    for (uint32_t i = 1;; i++) {
+        int more = next_arguments(inputs, args, count);
+        if (more <= 0)
+            return more == 0 ? GATHER_END : GATHER_BAD_INPUT;
+        int done = map->star ? append_star(map, args[0])
+                             : tb_chunk_append(&map->state->codec, &map->building, args, count,
+                                               map->executor->encode_flags);
+        for (Py_ssize_t j = 0; j < count; j++)
+            Py_DECREF(args[j]);
+        pace->fed++;
+        if (map->remaining > 0)
+            map->remaining--;
+        if (done < 0)
+            return GATHER_BAD_ITEM;
+        if (i >= wanted)
+            return GATHER_FULL;
+        if (i % check != 0)
+            continue;
+        bool slow = td_now_ns() - begun_ns > CHUNK_NS;
+        pace->check = slow ? 1 : CHECK_ITEMS;
+        if (slow && map->chunk_items == 0)
+            return GATHER_SLOW;
+        if (map->building.bytes > BYTES_OUT / 16)
+            return GATHER_FULL;
+    }
+}
+
+static enum gathered gather(struct tb_map *map, uint32_t wanted)
+{
+    PyObject *few[ARGUMENTS_INLINE], **args = few;
+    PyObject *inputs = Py_NewRef(map->inputs); /* the iterators may close this map */
+    if (PyTuple_GET_SIZE(inputs) > ARGUMENTS_INLINE) {
+        args = PyMem_New(PyObject *, (size_t)PyTuple_GET_SIZE(inputs));
+        if (args == NULL) {
+            Py_DECREF(inputs);
+            PyErr_NoMemory();
+            return GATHER_BAD_INPUT;
+        }
+    }
+    enum gathered gathered = gather_into(map, wanted, inputs, args);
+    if (args != few)
+        PyMem_Free(args);
+    Py_DECREF(inputs);
+    return gathered;
+}
+
+/* ---- Sending ---------------------------------------------------------------------------------------------------------- */
+
+/* The exception that is set takes a place in the line, when it is an ordinary one. */
+static int push_error(struct tb_map *map, bool is_end)
+{
+    if (!tb_is_ordinary_error())
+        return -1;
+    struct tb_flight flight = {.error = tb_exception_take(), .items = 1, .is_end = is_end};
+    if (flights_push(&map->flights, flight) < 0) {
+        Py_DECREF(flight.error);
+        return -1;
+    }
+    map->items_out++;
+    return 0;
+}
+
+/* Takes over the task's reference. */
+static int push_task(struct tb_map *map, td_task *task, uint32_t items, uint64_t bytes)
+{
+    struct tb_flight flight = {.task = task, .bytes = bytes, .items = items};
+    td_status status = map->group != NULL ? td_group_add(map->group, task) : TD_OK;
+    int done = status == TD_OK ? flights_push(&map->flights, flight) : tb_raise_status(map->state, status, NULL);
+    if (done < 0) {
+        (void)td_task_cancel(task, false);
+        td_task_unref(task);
+        return -1;
+    }
+    map->tasks_out += map->group != NULL;
+    map->items_out += items;
+    map->bytes_out += bytes;
+    return 0;
+}
+
+/* Sends what was gathered. When the pool refuses, that is what the line ends with. */
+static int send_chunk(struct tb_map *map)
+{
+    uint8_t small[TD_INLINE_ARGS];
+    struct tb_payload payload = {0};
+    td_pool *pool = map->handle->pool;
+    struct tb_pool_room ctx = {.state = map->state, .pool = pool};
+    struct tb_room room = tb_pool_room_of(&ctx);
+    uint32_t items = map->building.items;
+    if (items == 0)
+        return 0;
+    if (tb_chunk_finish(&map->building, small, sizeof small, &room, &payload) < 0) {
+        tb_chunk_clear(&map->building);
+        tb_map_end_input(map);
+        return push_error(map, true);
+    }
+    const struct td_call call = {
+        .fn = map->function->number,
+        .items = items,
+        .args = payload.block.data == NULL ? small : NULL,
+        .block = payload.block,
+        .args_bytes = payload.len,
+        .timeout_ns = map->options.timeout_ns,
+        .retries = map->options.retries,
+    };
+    td_task *task;
+    td_status status = td_pool_submit(pool, &call, &task);
+    if (status == TD_OK)
+        return push_task(map, task, items, payload.len);
+    if (payload.block.data != NULL)
+        td_pool_block_drop(pool, &payload.block);
+    (void)tb_raise_status(map->state, status, pool);
+    tb_map_end_input(map);
+    return push_error(map, true);
+}
+
+static int feed_chunk(struct tb_map *map, uint32_t wanted)
+{
+    enum gathered gathered = gather(map, wanted);
+    PyObject *raised = gathered >= GATHER_BAD_ITEM ? tb_exception_take() : NULL;
+    if (map->inputs == NULL) { /* closed meanwhile */
+        tb_chunk_clear(&map->building);
+        Py_XDECREF(raised);
+        return 0;
+    }
+    int done = send_chunk(map);
+    if (raised != NULL) {
+        if (done < 0) {
+            Py_DECREF(raised);
+            return -1;
+        }
+        tb_exception_give(raised);
+        if (gathered == GATHER_BAD_INPUT)
+            tb_map_end_input(map);
+        done = push_error(map, gathered == GATHER_BAD_INPUT);
+    } else if (gathered == GATHER_END) {
+        tb_map_end_input(map);
+    }
+    if (done < 0)
+        return -1;
+    return gathered == GATHER_SLOW ? 2 : 1;
+}
+
+int tb_map_feed(struct tb_map *map)
+{
+    if (map->inputs == NULL || map->feeding)
+        return 0;
+    uint32_t wanted = chunk_size(map);
+    if (wanted == 0)
+        return 0;
+    map->feeding = true;
+    int fed = feed_chunk(map, wanted);
+    map->feeding = false;
+    return fed;
+}
+
+int tb_map_feed_first(struct tb_map *map)
+{
+    /* A length says that reading on costs only memory, of which there is a bound; an iterator may do anything. */
+    bool sized = map->remaining >= 0, all = sized || map->window != 0;
+    int fed = 1;
+    while ((fed == 1 || (fed == 2 && sized)) && (all || tb_map_is_hungry(map))) {
+        fed = tb_map_feed(map);
+        if (map->pace.item_ns == 0 && map->flights.count != 0) {
+            td_task *first = tb_flights_first(&map->flights)->task;
+            if (first != NULL && td_task_poll(first))
+                tb_map_measure(map, first, 1);
+        }
+    }
+    return fed < 0 ? -1 : 0;
+}
+
+int tb_map_feed_all(struct tb_map *map)
+{
+    map->window = UINT64_MAX;
+    while (map->inputs != NULL) {
+        int fed = tb_map_feed(map);
+        if (fed < 0 || PyErr_CheckSignals() < 0)
+            return -1;
+        if (fed == 0)
+            break;
+    }
+    return 0;
+}
+
+void tb_map_end_input(struct tb_map *map)
+{
+    if (map->inputs == NULL)
+        return;
+    PyObject *inputs = map->inputs;
+    map->inputs = NULL;
+    tb_map_unlist(map);
+    Py_DECREF(inputs);
+}

@@ -1,0 +1,410 @@
+/* pool.c: pools of the engine as Python holds them, and the calls of the engine that the package makes on them.
+ *
+ * The package makes the engine's pool at the first submit (Executor._begin calls _create and then _engine_start or
+ * _engine_adopt), so that an executor that a fork finds unused works in the child.
+ * Invariant  the engine's pool lives as long as its handle: every future that is not read yet has one. An executor
+ *            that goes away with work queued is kept by the package until that is done.
+ * Every wait is without the GIL, and a signal's handler runs in it.
+ * Tests  tests/unit/test_engine_module.py, tests/unit/test_submit.py */
+#include "pool.h"
+
+#include "base/clock.h"
+#include "executor.h"
+#include "map.h"
+
+/* ---- Handles ------------------------------------------------------------------------------------------------- */
+
+static void handle_dealloc(PyObject *self)
+{
+    struct tb_handle *handle = (struct tb_handle *)self;
+    PyTypeObject *type = Py_TYPE(self);
+    if (handle->pool != NULL) {
+        td_pool *pool = handle->pool;
+        Py_BEGIN_ALLOW_THREADS; /* it may end processes */
+        td_pool_unref(pool);
+        Py_END_ALLOW_THREADS;
+    }
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyType_Slot handle_slots[] = {{Py_tp_dealloc, (void *)handle_dealloc}, {0, NULL}};
+
+static PyType_Spec handle_spec = {
+    .name = "treadle._engine.Handle",
+    .basicsize = sizeof(struct tb_handle),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = handle_slots,
+};
+
+/* ---- Waits ---------------------------------------------------------------------------------------------------- */
+
+typedef td_status pool_wait(td_pool *pool, int64_t deadline_ns);
+
+/* 1: done; 0: the deadline passed; -1. */
+static int wait_without_gil(struct tb_state *state, td_pool *pool, pool_wait *wait, int64_t deadline_ns)
+{
+    for (;;) {
+        td_status status;
+        Py_BEGIN_ALLOW_THREADS;
+        status = wait(pool, deadline_ns);
+        Py_END_ALLOW_THREADS;
+        if (status == TD_OK)
+            return 1;
+        if (status == TD_ETIMEDOUT)
+            return 0;
+        if (status != TD_EINTR)
+            return tb_raise_status(state, status, pool);
+        if (PyErr_CheckSignals() < 0)
+            return -1;
+    }
+}
+
+/* ---- Blocks for arguments -------------------------------------------------------------------------------------- */
+
+static int room_take(void *ctx, uint64_t bytes, struct td_block *out)
+{
+    const struct tb_pool_room *room = ctx;
+    td_status status = td_pool_block_until(room->pool, bytes, 0, out);
+    int64_t deadline_ns = TD_FOREVER;
+    while (status == TD_ETIMEDOUT || status == TD_EINTR) {
+        if (status == TD_EINTR && PyErr_CheckSignals() < 0)
+            return -1;
+        Py_BEGIN_ALLOW_THREADS;
+        status = td_pool_block_until(room->pool, bytes, deadline_ns, out);
+        Py_END_ALLOW_THREADS;
+    }
+    return status == TD_OK ? 0 : tb_raise_status(room->state, status, room->pool);
+}
+
+static void room_drop(void *ctx, struct td_block *block)
+{
+    const struct tb_pool_room *room = ctx;
+    td_pool_block_drop(room->pool, block);
+}
+
+struct tb_room tb_pool_room_of(struct tb_pool_room *room)
+{
+    return (struct tb_room){.take = room_take, .drop = room_drop, .ctx = room};
+}
+
+/* ---- Executor's methods: opening -------------------------------------------------------------------------------- */
+
+static struct tb_executor *begun_executor(PyObject *self)
+{
+    struct tb_executor *executor = (struct tb_executor *)self;
+    if (executor->handle == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "this pool has not begun");
+        return NULL;
+    }
+    return executor;
+}
+
+PyObject *tb_pool_create(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"max_workers", "max_tasks", "start",             "break_on_death",
+                               "timeout",     "retries",   "by_reference_main", NULL};
+    struct tb_executor *executor = (struct tb_executor *)self;
+    struct tb_state *state = executor->state;
+    unsigned workers, tasks = 0;
+    int start = TD_START_SHARED, break_on_death = 0, by_reference = 0;
+    PyObject *timeout = Py_None, *retries = NULL;
+    struct tb_options defaults;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "I|$IipOOp:_create", keywords, &workers, &tasks, &start,
+                                     &break_on_death, &timeout, &retries, &by_reference) ||
+        tb_options_parse(timeout, retries, NULL, &defaults) < 0)
+        return NULL;
+    if (executor->handle != NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "this pool has begun already");
+        return NULL;
+    }
+    struct tb_handle *handle = (struct tb_handle *)state->handle_type->tp_alloc(state->handle_type, 0);
+    if (handle == NULL)
+        return NULL;
+    const struct td_pool_config config = {
+        .max_workers = workers,
+        .max_tasks_per_worker = tasks,
+        .start = (enum td_start)start,
+        .break_on_death = break_on_death != 0,
+    };
+    td_status status = td_pool_new(&config, &handle->pool);
+    if (status != TD_OK) {
+        Py_DECREF((PyObject *)handle);
+        return tb_raise_status(state, status, NULL), NULL;
+    }
+    executor->workers = workers;
+    executor->defaults = defaults;
+    executor->encode_flags = by_reference ? TB_MAIN_BY_REFERENCE : 0;
+    executor->handle = handle;
+    Py_RETURN_NONE;
+}
+
+static PyObject *none_or_raise(const struct tb_executor *executor, td_status status)
+{
+    if (status != TD_OK)
+        return tb_raise_status(executor->state, status, executor->handle->pool), NULL;
+    Py_RETURN_NONE;
+}
+
+/* A sequence of str to a NULL-terminated array of the file system's bytes, which *keep owns. */
+static const char **string_array(PyObject *sequence, PyObject **keep)
+{
+    PyObject *list = PySequence_List(sequence);
+    if (list == NULL)
+        return NULL;
+    Py_ssize_t count = PyList_GET_SIZE(list);
+    const char **strings = PyMem_New(const char *, (size_t)count + 1);
+    bool good = strings != NULL;
+    if (!good)
+        PyErr_NoMemory();
+    for (Py_ssize_t i = 0; good && i < count; i++) {
+        PyObject *bytes = NULL;
+        good = PyUnicode_FSConverter(PyList_GET_ITEM(list, i), &bytes) && PyList_SetItem(list, i, bytes) == 0;
+        if (good)
+            strings[i] = PyBytes_AS_STRING(bytes);
+    }
+    if (!good) {
+        PyMem_Free(strings);
+        Py_DECREF(list);
+        return NULL;
+    }
+    strings[count] = NULL;
+    *keep = list;
+    return strings;
+}
+
+/* _engine_start(argv, env): argv and "NAME=value" strings of what it starts. */
+PyObject *tb_pool_launch(PyObject *self, PyObject *args)
+{
+    PyObject *argv, *env, *keep_argv = NULL, *keep_env = NULL;
+    struct tb_executor *executor = begun_executor(self);
+    if (executor == NULL || !PyArg_ParseTuple(args, "OO:_engine_start", &argv, &env))
+        return NULL;
+    const char **argv_strings = string_array(argv, &keep_argv);
+    const char **env_strings = argv_strings != NULL ? string_array(env, &keep_env) : NULL;
+    PyObject *done = NULL;
+    if (env_strings != NULL) {
+        td_pool *pool = executor->handle->pool;
+        td_status status;
+        Py_BEGIN_ALLOW_THREADS;
+        status = td_pool_set_launch(pool, argv_strings, env_strings);
+        if (status == TD_OK)
+            status = td_pool_start(pool);
+        Py_END_ALLOW_THREADS;
+        done = none_or_raise(executor, status);
+    }
+    PyMem_Free(argv_strings);
+    PyMem_Free(env_strings);
+    Py_XDECREF(keep_argv);
+    Py_XDECREF(keep_env);
+    return done;
+}
+
+/* _engine_adopt(pid, channel): a zygote that the package forked. */
+PyObject *tb_pool_adopt(PyObject *self, PyObject *args)
+{
+    int pid, channel;
+    struct tb_executor *executor = begun_executor(self);
+    if (executor == NULL || !PyArg_ParseTuple(args, "ii:_engine_adopt", &pid, &channel))
+        return NULL;
+    td_status status = td_pool_adopt_zygote(executor->handle->pool, pid, channel);
+    if (status == TD_OK)
+        status = td_pool_start(executor->handle->pool);
+    return none_or_raise(executor, status);
+}
+
+PyObject *tb_pool_set_context(PyObject *self, PyObject *context)
+{
+    struct tb_executor *executor = begun_executor(self);
+    Py_buffer bytes;
+    if (executor == NULL || PyObject_GetBuffer(context, &bytes, PyBUF_SIMPLE) < 0)
+        return NULL;
+    td_status status = td_pool_set_context(executor->handle->pool, bytes.buf, (uint64_t)bytes.len);
+    PyBuffer_Release(&bytes);
+    return none_or_raise(executor, status);
+}
+
+PyObject *tb_pool_prestart(PyObject *self, PyObject *count)
+{
+    struct tb_executor *executor = begun_executor(self);
+    unsigned long workers = executor != NULL ? PyLong_AsUnsignedLong(count) : 0;
+    if (executor == NULL || PyErr_Occurred())
+        return NULL;
+    td_pool *pool = executor->handle->pool;
+    td_status status;
+    Py_BEGIN_ALLOW_THREADS;
+    status = td_pool_prestart(pool, workers > TD_MAX_WORKERS ? TD_MAX_WORKERS : (uint32_t)workers);
+    Py_END_ALLOW_THREADS;
+    return none_or_raise(executor, status);
+}
+
+/* ---- Executor's methods: ending --------------------------------------------------------------------------------- */
+
+/* _close(flags=0): no more submits; flags are TD_CLOSE_*. Unless what is queued is to be cancelled, maps that were
+ * not read to their end get the rest of their input first. */
+PyObject *tb_pool_close(PyObject *self, PyObject *args)
+{
+    struct tb_executor *executor = (struct tb_executor *)self;
+    unsigned flags = 0;
+    if (!PyArg_ParseTuple(args, "|I:_close", &flags))
+        return NULL;
+    if (executor->handle == NULL)
+        Py_RETURN_NONE;
+    if ((flags & TD_CLOSE_CANCEL_QUEUED) == 0 && tb_maps_pump(executor) < 0)
+        return NULL;
+    td_pool *pool = executor->handle->pool;
+    td_status status;
+    Py_BEGIN_ALLOW_THREADS;
+    status = td_pool_close(pool, flags);
+    Py_END_ALLOW_THREADS;
+    return none_or_raise(executor, status == TD_EBROKEN ? TD_OK : status);
+}
+
+static PyObject *wait_for_pool(PyObject *self, PyObject *args, pool_wait *wait)
+{
+    struct tb_executor *executor = (struct tb_executor *)self;
+    PyObject *timeout = Py_None;
+    int64_t deadline_ns;
+    if (!PyArg_ParseTuple(args, "|O", &timeout) || tb_deadline(timeout, &deadline_ns) < 0)
+        return NULL;
+    if (executor->handle == NULL)
+        Py_RETURN_TRUE;
+    int done = wait_without_gil(executor->state, executor->handle->pool, wait, deadline_ns);
+    return done < 0 ? NULL : PyBool_FromLong(done);
+}
+
+/* _join(timeout=None): waits until it is closed and its last process is gone; False when time ran out. */
+PyObject *tb_pool_join(PyObject *self, PyObject *args)
+{
+    return wait_for_pool(self, args, td_pool_join_until);
+}
+
+/* _idle(timeout=None): waits until nothing is queued or running; False when time ran out. */
+PyObject *tb_pool_idle(PyObject *self, PyObject *args)
+{
+    return wait_for_pool(self, args, td_pool_idle_until);
+}
+
+PyObject *tb_pool_break(PyObject *self, PyObject *reason)
+{
+    struct tb_executor *executor = begun_executor(self);
+    const char *text = executor != NULL ? PyUnicode_AsUTF8(reason) : NULL;
+    if (text == NULL)
+        return NULL;
+    td_pool_break(executor->handle->pool, text);
+    Py_RETURN_NONE;
+}
+
+/* _broken_reason(): why it is broken, or None. */
+PyObject *tb_pool_broken(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    struct tb_executor *executor = (struct tb_executor *)self;
+    const char *reason = executor->handle != NULL ? td_pool_broken_reason(executor->handle->pool) : "";
+    if (reason[0] == '\0')
+        Py_RETURN_NONE;
+    return PyUnicode_DecodeUTF8(reason, (Py_ssize_t)strlen(reason), "replace");
+}
+
+/* ---- Executor's methods: looking -------------------------------------------------------------------------------- */
+
+PyObject *tb_pool_stats(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    struct tb_executor *executor = (struct tb_executor *)self;
+    struct td_pool_stats s = {0};
+    if (executor->handle != NULL)
+        td_pool_get_stats(executor->handle->pool, &s);
+    const struct {
+        const char *name;
+        uint64_t value;
+    } rows[] = {
+        {"submitted", s.submitted},
+        {"queued", s.queued},
+        {"running", s.running},
+        {"succeeded", s.succeeded},
+        {"failed", s.failed},
+        {"cancelled", s.cancelled},
+        {"died", s.died},
+        {"timed_out", s.timed_out},
+        {"retried", s.retried},
+        {"bytes_moved", s.bytes_moved},
+        {"bytes_copied", s.bytes_copied},
+        {"argument_bytes_live", s.argument_bytes_live},
+        {"result_bytes_live", s.result_bytes_live},
+        {"workers_alive", s.workers_alive},
+        {"workers_idle", s.workers_idle},
+        {"workers_started", s.workers_started},
+        {"restarts", s.restarts},
+        {"barren_deaths", s.barren_deaths},
+        {"zygote_starts", s.zygote_starts},
+        {"zygote_pid", (uint64_t)(uint32_t)s.zygote_pid},
+    };
+    PyObject *stats = PyDict_New();
+    for (size_t i = 0; stats != NULL && i < sizeof rows / sizeof rows[0]; i++) {
+        PyObject *value = PyLong_FromUnsignedLongLong(rows[i].value);
+        if (value == NULL || PyDict_SetItemString(stats, rows[i].name, value) < 0)
+            Py_CLEAR(stats);
+        Py_XDECREF(value);
+    }
+    return stats;
+}
+
+static PyObject *worker_row(const struct td_worker_info *info)
+{
+    static const char *const states[] = {"absent", "starting", "idle", "busy", "leaving", "dead"};
+    bool known = (unsigned)info->state < sizeof states / sizeof states[0];
+    return Py_BuildValue("{sisssKsKsKsL}", "pid", (int)info->pid, "state", known ? states[info->state] : "?",
+                         "tasks_done", (unsigned long long)info->tasks_done, "rss_bytes",
+                         (unsigned long long)info->rss_bytes, "busy_ns", (unsigned long long)info->busy_ns,
+                         "started_ns", (long long)info->started_ns);
+}
+
+PyObject *tb_pool_workers(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    struct tb_executor *executor = (struct tb_executor *)self;
+    PyObject *rows = PyList_New(0);
+    if (rows == NULL || executor->handle == NULL)
+        return rows;
+    struct td_worker_info *infos = PyMem_New(struct td_worker_info, executor->workers);
+    uint32_t count = 0;
+    if (infos == NULL) {
+        PyErr_NoMemory();
+        Py_CLEAR(rows);
+    } else {
+        count = td_pool_get_workers(executor->handle->pool, infos, executor->workers);
+    }
+    if (count > executor->workers)
+        count = executor->workers;
+    for (uint32_t i = 0; rows != NULL && i < count; i++) {
+        PyObject *row = worker_row(&infos[i]);
+        if (row == NULL || PyList_Append(rows, row) < 0)
+            Py_CLEAR(rows);
+        Py_XDECREF(row);
+    }
+    PyMem_Free(infos);
+    return rows;
+}
+
+/* ---- The module's part ------------------------------------------------------------------------------------------ */
+
+int tb_pool_init(PyObject *module, struct tb_state *state)
+{
+    state->handle_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &handle_spec, NULL);
+    if (state->handle_type == NULL)
+        return -1;
+    static const struct {
+        const char *name;
+        long value;
+    } constants[] = {
+        {"START_SHARED", TD_START_SHARED},
+        {"START_ADOPTED", TD_START_ADOPTED},
+        {"START_SINGLE", TD_START_SINGLE},
+        {"CLOSE_CANCEL_QUEUED", (long)TD_CLOSE_CANCEL_QUEUED},
+        {"CLOSE_TERMINATE", (long)TD_CLOSE_TERMINATE},
+        {"CLOSE_KILL", (long)TD_CLOSE_KILL},
+        {"MAX_WORKERS", (long)TD_MAX_WORKERS},
+    };
+    for (size_t i = 0; i < sizeof constants / sizeof constants[0]; i++)
+        if (PyModule_AddIntConstant(module, constants[i].name, constants[i].value) < 0)
+            return -1;
+    return 0;
+}
