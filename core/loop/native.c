@@ -1,0 +1,147 @@
+/* loop/native.c: see native.h.   Tests  tests/loop/test_native.c */
+#include "loop/native.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "os/event.h"
+#include "os/poller.h"
+
+static struct {
+    pthread_mutex_t lock;
+    td_list keepers; /* joined by any thread under the lock, left on the native thread */
+    bool running;
+    bool has_poller;
+    int poller;
+    int wake_fd;
+} native = {
+    .lock = PTHREAD_MUTEX_INITIALIZER,
+    .keepers = {&native.keepers, &native.keepers},
+};
+
+/* Needs the lock. The poller and its bell stay for the life of the process. */
+static td_status open_poller_locked(void)
+{
+    if (native.has_poller)
+        return TD_OK;
+    td_status status = td_poller_new(&native.poller);
+    if (status != TD_OK)
+        return status;
+    status = td_event_new(&native.wake_fd);
+    if (status != TD_OK)
+        goto no_event;
+    status = td_poller_add(native.poller, native.wake_fd, TD_POLL_IN, 0);
+    if (status != TD_OK)
+        goto no_watch;
+    native.has_poller = true;
+    return TD_OK;
+no_watch:
+    close(native.wake_fd);
+no_event:
+    close(native.poller);
+    return status;
+}
+
+/* Asks every keeper; the earliest deadline. Holds the lock only between two of them. */
+static int64_t ask_keepers(void)
+{
+    int64_t next = TD_FOREVER;
+    pthread_mutex_lock(&native.lock);
+    for (td_list *node = native.keepers.next; node != &native.keepers;) {
+        struct td_keeper *keeper = TD_LIST_ENTRY(node, struct td_keeper, link);
+        pthread_mutex_unlock(&native.lock);
+        const int64_t deadline = keeper->keep(keeper);
+        pthread_mutex_lock(&native.lock);
+        node = node->next;
+        if (deadline == TD_KEEP_END) {
+            td_list_remove(&keeper->link);
+            pthread_mutex_unlock(&native.lock);
+            keeper->ended(keeper);
+            pthread_mutex_lock(&native.lock);
+            node = native.keepers.next; /* the list may have changed: ask again from the start */
+        } else if (deadline < next) {
+            next = deadline;
+        }
+    }
+    if (td_list_empty(&native.keepers)) {
+        native.running = false;
+        next = TD_KEEP_END;
+    }
+    pthread_mutex_unlock(&native.lock);
+    return next;
+}
+
+static void *run(void *unused)
+{
+    (void)unused;
+    for (;;) {
+        td_poll_event events[16];
+        size_t count;
+        uint64_t rings;
+        const int64_t next = ask_keepers();
+        if (next == TD_KEEP_END)
+            return NULL;
+        td_poller_wait_until(native.poller, events, 16, &count, next);
+        td_event_drain(native.wake_fd, &rings);
+    }
+}
+
+td_status td_native_add(struct td_keeper *keeper)
+{
+    pthread_mutex_lock(&native.lock);
+    td_status status = open_poller_locked();
+    if (status == TD_OK && !native.running) {
+        sigset_t all, before;
+        pthread_t thread;
+        pthread_attr_t attributes;
+        pthread_attr_init(&attributes);
+        pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &before);
+        td_list_push_back(&native.keepers, &keeper->link); /* before it looks, or it would end at once */
+        if (pthread_create(&thread, &attributes, run, NULL) == 0) {
+            native.running = true;
+        } else {
+            td_list_remove(&keeper->link);
+            status = TD_EAGAIN;
+        }
+        pthread_sigmask(SIG_SETMASK, &before, NULL);
+        pthread_attr_destroy(&attributes);
+    } else if (status == TD_OK) {
+        td_list_push_back(&native.keepers, &keeper->link);
+        td_event_ring(native.wake_fd);
+    }
+    pthread_mutex_unlock(&native.lock);
+    return status;
+}
+
+td_status td_native_watch(int fd)
+{
+    return td_poller_add(native.poller, fd, TD_POLL_IN, (uint64_t)fd);
+}
+
+void td_native_unwatch(int fd)
+{
+    td_poller_remove(native.poller, fd);
+}
+
+void td_native_wake(void)
+{
+    if (native.has_poller)
+        td_event_ring(native.wake_fd);
+}
+
+void td_native_forget(void)
+{
+    pthread_mutex_init(&native.lock, NULL);
+    td_list_init(&native.keepers);
+    native.running = false;
+    if (native.has_poller) {
+        close(native.poller);
+        close(native.wake_fd);
+    }
+    native.has_poller = false;
+}

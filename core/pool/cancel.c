@@ -1,0 +1,174 @@
+/* pool/cancel.c: stopping work: queued, running, or for too long.
+ *
+ * Queued work is taken back with one compare-and-swap against the workers. Running work is *doomed*: its worker's seat gets
+ * the task's position and the worker SIGURG, whose handler raises an exception in the task if it still runs that position;
+ * after the grace time the worker is killed. Either way the task then ends as its doom says.
+ *
+ * Timeouts need no clock per task. A worker writes when it started; nobody is told. A task that is queued can't run out
+ * before now + the shortest timeout of all, so the native thread looks at the running tasks (one per worker) then, and at
+ * the exact time of each of those that run.
+ * Tests  tests/pool/test_cancel.c */
+#include <signal.h>
+
+#include "base/trace.h"
+#include "pool/pool.h"
+
+/* The worker that runs the task, -1 when none does (any more). */
+static int64_t runner_locked(const td_task *task)
+{
+    if (task->slot == TD_NO_SLOT)
+        return -1;
+    const uint64_t word = td_atomic_load_acquire(&task->pool->map.slots[task->slot].word);
+    return td_word_state(word) == TD_SLOT_CLAIMED ? (int64_t)td_word_worker(word) : -1;
+}
+
+td_status td__task_doom_locked(td_task *task, enum td_doom doom)
+{
+    td_pool *pool = task->pool;
+    const int64_t worker = runner_locked(task);
+    if (worker < 0)
+        return TD_EAGAIN;
+    struct td_member *member = &pool->members[worker];
+    task->doom = (uint8_t)doom;
+    const uint64_t position = td_atomic_load_relaxed(&task->position);
+    td_atomic_store_seq(&pool->map.seats[worker].interrupt, position);
+    td__crew_signal_locked(pool, (uint32_t)worker, SIGURG);
+    member->kill_position = position;
+    member->kill_at_ns = td_deadline_after(pool->config.grace_ns);
+    td_native_wake();
+    TD_TRACE(CANCEL, task->slot, 1);
+    return TD_OK;
+}
+
+/* Takes a task back that no worker has. */
+static bool withdraw_locked(td_task *task)
+{
+    td_pool *pool = task->pool;
+    if (task->in_overflow) {
+        td_list_remove(&task->link);
+        task->in_overflow = false;
+        pool->overflow_count--;
+        return true;
+    }
+    if (task->slot == TD_NO_SLOT ||
+        !td_submission_cancel(&pool->map, task->slot, td_atomic_load_relaxed(&task->position)))
+        return false;
+    td__slot_free_locked(pool, task->slot);
+    task->slot = TD_NO_SLOT;
+    return true;
+}
+
+/* One part. TD_EINVAL: it is final. */
+static td_status cancel_locked(td_task *task, bool force)
+{
+    td__member_drain_all_locked(task->pool);
+    if (td_atomic_load_relaxed(&task->state) != TD_TASK_QUEUED)
+        return TD_EINVAL;
+    if (withdraw_locked(task)) {
+        td__task_finish_locked(task, TD_TASK_CANCELLED);
+        return TD_OK;
+    }
+    if (task->chunk)
+        td__chunk_cut_locked(task);
+    if (!force)
+        return TD_EAGAIN;
+    return task->doom != TD_DOOM_NONE ? TD_OK : td__task_doom_locked(task, TD_DOOM_CANCEL);
+}
+
+td_status td_task_cancel(td_task *task, bool force)
+{
+    if (td__pool_forked(task->pool))
+        return TD_EFORKED;
+    td_pool *pool = td_pool_ref(task->pool);
+    td_task_ref(task);
+    pthread_mutex_lock(&pool->lock);
+    const td_status status = cancel_locked(task, force);
+    for (td_task *part = task->rest; part != NULL; part = part->rest)
+        cancel_locked(part, force);
+    pthread_mutex_unlock(&pool->lock);
+    td_drain_notify();
+    td_task_unref(task);
+    td_pool_unref(pool);
+    return status;
+}
+
+/* Ends every task that no worker has. */
+static void withdraw_all_locked(td_pool *pool, enum td_task_state state)
+{
+    while (!td_list_empty(&pool->overflow)) {
+        td_task *task = TD_LIST_ENTRY(pool->overflow.next, td_task, link);
+        withdraw_locked(task);
+        td__task_finish_locked(task, state);
+    }
+    for (uint32_t slot = 0; slot < pool->map.slot_count; slot++) {
+        td_task *task = pool->slot_tasks[slot];
+        if (task != NULL && withdraw_locked(task))
+            td__task_finish_locked(task, state);
+    }
+}
+
+void td__cancel_queued_locked(td_pool *pool)
+{
+    td__member_drain_all_locked(pool);
+    withdraw_all_locked(pool, TD_TASK_CANCELLED);
+}
+
+void td__fail_all_locked(td_pool *pool)
+{
+    withdraw_all_locked(pool, TD_TASK_BROKEN);
+    for (uint32_t slot = 0; slot < pool->map.slot_count; slot++) {
+        td_task *task = pool->slot_tasks[slot];
+        if (task == NULL)
+            continue;
+        pool->slot_tasks[slot] = NULL; /* the slot stays its worker's until that is gone */
+        task->slot = TD_NO_SLOT;
+        td__task_finish_locked(task, TD_TASK_BROKEN);
+    }
+}
+
+/* Sees to one worker's task: timed out? to be killed? Returns when to look again. */
+static int64_t keep_member_locked(td_pool *pool, uint32_t worker, int64_t now)
+{
+    struct td_member *member = &pool->members[worker];
+    const uint64_t current = td_atomic_load_relaxed(&pool->map.seats[worker].current);
+    td_task *task =
+        td_cell_slot(current) < pool->map.slot_count ? pool->slot_tasks[td_cell_slot(current)] : NULL;
+    const bool runs = task != NULL && runner_locked(task) == (int64_t)worker;
+    const uint64_t position = runs ? td_atomic_load_relaxed(&task->position) : 0;
+    if (member->kill_at_ns != TD_FOREVER && member->kill_position != 0 && position != member->kill_position)
+        member->kill_at_ns = TD_FOREVER; /* the exception was enough */
+    if (member->kill_at_ns <= now) {
+        td__crew_signal_locked(pool, worker, SIGKILL);
+        member->kill_at_ns = TD_FOREVER;
+    }
+    int64_t next = member->kill_at_ns;
+    if (runs && task->timeout_ns > 0 && task->doom == TD_DOOM_NONE) {
+        const int64_t started_ns = (int64_t)td_atomic_load_relaxed(&pool->map.slots[task->slot].started_ns);
+        const int64_t expires_ns = started_ns == 0 ? now + task->timeout_ns : started_ns + task->timeout_ns;
+        if (expires_ns <= now && td__task_doom_locked(task, TD_DOOM_TIMEOUT) == TD_OK)
+            next = member->kill_at_ns;
+        else if (expires_ns < next)
+            next = expires_ns;
+    }
+    return next;
+}
+
+int64_t td__timeouts_keep_locked(td_pool *pool, int64_t now)
+{
+    int64_t next = TD_FOREVER;
+    for (uint32_t worker = 0; worker < pool->config.max_workers; worker++) {
+        if (pool->members[worker].state == TD_MEMBER_EMPTY)
+            continue;
+        const int64_t deadline = keep_member_locked(pool, worker, now);
+        next = deadline < next ? deadline : next;
+    }
+    if (pool->timed == 0) {
+        pool->shortest_timeout_ns = TD_FOREVER;
+        pool->timeouts_at_ns = TD_FOREVER;
+        return next;
+    }
+    pool->timeouts_at_ns = now + pool->shortest_timeout_ns;
+    if (next < pool->timeouts_at_ns)
+        pool->timeouts_at_ns = next;
+    return pool->timeouts_at_ns;
+}

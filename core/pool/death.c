@@ -1,0 +1,162 @@
+/* pool/death.c: what a dead worker leaves, and who pays for it.
+ *
+ * Called once its process is known to be gone, so nothing changes under our eyes any more. In this order:
+ *   1. what it reported is drained; what it finished without reporting (its slot is DONE) is finished now;
+ *   2. the one task it had claimed is lost: it runs again if it has retries left, else it ends DIED, with the obituary;
+ *   3. the blocks of arguments that it held on to are freed; its arena lives on as long as results in it are read;
+ *   4. its seat is free, and a replacement is ordered if there is work, or if it crashed.
+ * Tests  tests/pool/test_death.c */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/trace.h"
+#include "pool/pool.h"
+
+#define STACK_BYTES_MOST (64u << 10)
+
+/* How it died, and the last Python stack if faulthandler wrote one. NULL: no memory. */
+static struct td_obituary *write_obituary(const struct td_member *member, int status)
+{
+    struct stat info;
+    size_t bytes = 0;
+    if (member->stack_fd >= 0 && fstat(member->stack_fd, &info) == 0 && info.st_size > 0)
+        bytes = (size_t)info.st_size < STACK_BYTES_MOST ? (size_t)info.st_size : STACK_BYTES_MOST;
+    struct td_obituary *obituary = calloc(1, sizeof *obituary + bytes + 1);
+    if (obituary == NULL)
+        return NULL;
+    const ssize_t got = bytes > 0 ? pread(member->stack_fd, obituary->stack, bytes, 0) : 0;
+    obituary->stack[got > 0 ? got : 0] = '\0';
+    struct td_death *death = &obituary->death;
+    death->pid = member->pid;
+    death->exit_code = -1;
+    if (status >= 0 && WIFSIGNALED(status))
+        death->signal = WTERMSIG(status);
+    else if (status >= 0)
+        death->exit_code = WEXITSTATUS(status);
+    return obituary;
+}
+
+/* The task that it ran. */
+static void lose_locked(td_pool *pool, uint32_t worker, uint32_t index, struct td_obituary *obituary)
+{
+    td_task *task = pool->slot_tasks[index];
+    task->timing.worker_pid = obituary->death.pid;
+    task->timing.started_ns = (int64_t)td_atomic_load_relaxed(&pool->map.slots[index].started_ns);
+    if (task->chunk) {
+        td__chunk_lost_locked(task, &pool->map.slots[index], pool->members[worker].arena, obituary);
+        return;
+    }
+    td__slot_free_locked(pool, index);
+    task->slot = TD_NO_SLOT;
+    task->attempts++;
+    task->deaths++;
+    task->timing.attempts = task->attempts;
+    if (task->doom != TD_DOOM_NONE) {
+        free(obituary);
+        td__task_finish_locked(task, task->doom == TD_DOOM_CANCEL ? TD_TASK_CANCELLED : TD_TASK_TIMED_OUT);
+    } else if (task->retries_left > 0) {
+        free(obituary);
+        task->retries_left--;
+        pool->stats.retried++;
+        td__task_requeue_locked(task);
+    } else {
+        obituary->death.deaths = task->deaths;
+        obituary->death.quarantined = task->deaths > 1;
+        task->obituary = obituary;
+        td__task_finish_locked(task, TD_TASK_DIED);
+    }
+}
+
+/* Finishes or loses what the worker had; was anything lost? Takes the obituary over. */
+static bool settle_locked(td_pool *pool, uint32_t worker, struct td_obituary *obituary)
+{
+    struct td_segment_map *map = &pool->map;
+    bool lost = false;
+    td__member_drain_locked(pool, worker);
+    for (uint32_t index = 0; index < map->slot_count; index++) {
+        const uint64_t word = td_atomic_load_acquire(&map->slots[index].word); /* R */
+        const enum td_slot_state state = td_word_state(word);
+        if (state < TD_SLOT_CLAIMED || td_word_worker(word) != worker)
+            continue;
+        if (pool->slot_tasks[index] == NULL) {
+            td__slot_free_locked(pool, index); /* its task ended when the pool broke */
+        } else if (state == TD_SLOT_DONE) {
+            td__finish_slot_locked(pool, worker, index);
+        } else if (!lost) {
+            lost = true;
+            lose_locked(pool, worker, index, obituary);
+        }
+    }
+    if (!lost)
+        free(obituary);
+    return lost;
+}
+
+static void describe(char *text, size_t bytes, const struct td_member *member, int status)
+{
+    if (status < 0)
+        snprintf(text, bytes, "worker %d died", member->pid);
+    else if (WIFSIGNALED(status))
+        snprintf(text, bytes, "worker %d was ended by signal %d (%s)", member->pid, WTERMSIG(status),
+                 strsignal(WTERMSIG(status)));
+    else
+        snprintf(text, bytes, "worker %d exited with code %d", member->pid, WEXITSTATUS(status));
+}
+
+/* A crash may break the pool: when it was asked to, or when replacements keep dying before they finish a task. */
+static void count_crash_locked(td_pool *pool, const struct td_member *member, bool barren, bool lost,
+                               int status)
+{
+    char how[160], reason[400];
+    describe(how, sizeof how, member, status);
+    pool->stats.restarts++;
+    pool->barren_deaths = barren ? pool->barren_deaths + 1 : 0;
+    if (pool->config.break_on_death && (lost || pool->stats.submitted > 0)) {
+        snprintf(reason, sizeof reason, "%s; this pool breaks on the first death (on_worker_death=\"break\")",
+                 how);
+        td__pool_break_locked(pool, reason, SIGTERM);
+    } else if (pool->barren_deaths >= pool->config.max_barren_deaths) {
+        snprintf(reason, sizeof reason, "%u workers in a row died before they finished a task; the last: %s",
+                 pool->barren_deaths, how);
+        td__pool_break_locked(pool, reason, SIGTERM);
+    }
+}
+
+static void free_kept_locked(td_pool *pool, struct td_member *member)
+{
+    for (uint32_t i = 0; i < member->kept_count; i++)
+        td_arena_reclaim(pool->args_arena, member->kept[i]);
+    td_atomic_fetch_add_seq(&pool->blocks_freed, 1);
+}
+
+void td__death_locked(td_pool *pool, uint32_t worker, int status)
+{
+    struct td_member *member = &pool->members[worker];
+    struct td_seat *seat = &pool->map.seats[worker];
+    if (member->pid == 0)
+        member->pid = (int32_t)td_atomic_load_relaxed(&seat->pid);
+    TD_TRACE(EXIT, worker, status);
+    const bool barren = td_atomic_load_relaxed(&seat->tasks_done) == 0;
+    const bool left = status == 0 && td_atomic_load_relaxed(&seat->leaving) != 0;
+    struct td_obituary *obituary = write_obituary(member, status);
+    if (obituary == NULL) {
+        td__pool_break_locked(pool, "no memory to note a worker's death", SIGKILL);
+        return;
+    }
+    const bool lost = settle_locked(pool, worker, obituary);
+    free_kept_locked(pool, member);
+    const struct td_member gone = *member;
+    td__member_clear_locked(pool, worker);
+    td_doorbell_wake_workers(&pool->map); /* it may have been counted on (doorbell.h, crash) */
+    const bool expected = left || gone.condemned || pool->closed;
+    if ((lost || !expected) && td_atomic_load_relaxed(&pool->is_broken) == 0)
+        count_crash_locked(pool, &gone, barren, lost, status);
+    if (lost || !expected)
+        td__crew_order_locked(pool);
+    td__crew_grow_locked(pool);
+}

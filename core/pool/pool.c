@@ -1,0 +1,468 @@
+/* pool/pool.c: a pool from its construction until its last process is gone.
+ *
+ *   made --start--> running --close--> closed --(nothing outstanding)--> workers and zygote leave --> gone
+ *                      '----break----> broken: every task has ended, processes are ended --------------^
+ *
+ * The native thread keeps it (keep): news of processes, deadlines, and draining where nobody waits.
+ * Fork   every pool is in a registry. A child of fork closes its copies of what ties the parent's processes to the parent
+ *        (lifelines, channels), or they would outlive it, and finds all pools inert from then on.
+ * Tests  tests/pool/test_pool.c */
+#include "pool/pool.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/option.h"
+#include "os/event.h"
+#include "pool/zygote.h"
+
+#define BARREN_DEATHS_MOST 10u
+#define SPIN_AUTO_NS (100 * TD_NS_PER_US)
+
+static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER;
+static td_list registry = {&registry, &registry};
+static td_atomic_u32 forks; /* between the first pool's process and this one */
+
+/* ---- Fork -------------------------------------------------------------------------------------------------------- */
+
+/* Holds every pool still, so that the child finds their books whole. */
+static void before_fork(void)
+{
+    pthread_mutex_lock(&registry_lock);
+    for (td_list *node = registry.next; node != &registry; node = node->next)
+        pthread_mutex_lock(&TD_LIST_ENTRY(node, td_pool, registry_link)->lock);
+}
+
+static void after_fork_in_parent(void)
+{
+    for (td_list *node = registry.next; node != &registry; node = node->next)
+        pthread_mutex_unlock(&TD_LIST_ENTRY(node, td_pool, registry_link)->lock);
+    pthread_mutex_unlock(&registry_lock);
+}
+
+static void close_copy(int fd)
+{
+    if (fd >= 0)
+        close(fd);
+}
+
+static void after_fork_in_child(void)
+{
+    pthread_mutex_init(&registry_lock, NULL);
+    for (td_list *node = registry.next; node != &registry; node = node->next) {
+        const td_pool *pool = TD_LIST_ENTRY(node, td_pool, registry_link);
+        close_copy(pool->zygote.channel);
+        close_copy(pool->zygote.pidfd);
+        for (uint32_t worker = 0; worker < pool->config.max_workers; worker++) {
+            const struct td_member *member = &pool->members[worker];
+            if (member->state == TD_MEMBER_EMPTY)
+                continue;
+            close_copy(member->lifeline);
+            close_copy(member->channel);
+            close_copy(member->pidfd);
+            close_copy(member->stack_fd);
+        }
+    }
+    td_list_init(&registry);
+    td_atomic_fetch_add_relaxed(&forks, 1);
+    td_drain_forget();
+    td_native_forget();
+    td__completed_forget();
+}
+
+static void install_fork_handlers(void)
+{
+    pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+}
+
+bool td__pool_forked(const td_pool *pool)
+{
+    return pool->forks_seen != td_atomic_load_relaxed(&forks);
+}
+
+/* ---- The native thread's turn ------------------------------------------------------------------------------------ */
+
+static bool source_drain(struct td_source *source)
+{
+    td_pool *pool = TD_LIST_ENTRY(source, td_pool, source);
+    pthread_mutex_lock(&pool->lock);
+    const bool finished = td__pool_drain_locked(pool);
+    pthread_mutex_unlock(&pool->lock);
+    return finished;
+}
+
+static bool source_waits(struct td_source *source)
+{
+    td_pool *pool = TD_LIST_ENTRY(source, td_pool, source);
+    for (uint32_t worker = 0; worker < pool->config.max_workers; worker++)
+        if (td_completion_waits(&pool->map, worker, td_atomic_load_relaxed(&pool->members[worker].completed)))
+            return true;
+    return false;
+}
+
+static bool source_may_spin(struct td_source *source)
+{
+    td_pool *pool = TD_LIST_ENTRY(source, td_pool, source);
+    return td_doorbell_may_spin(&pool->map, td_drain_bell());
+}
+
+/* Closed, and nobody may be waiting: the last completion must be heard, or its workers would never leave. */
+static void listen_locked(td_pool *pool)
+{
+    if (!pool->closed || td_atomic_load_relaxed(&pool->outstanding) == 0)
+        return;
+    td_atomic_fetch_or_seq(&td_drain_bell()->bell->listen, TD_LISTEN_EVENT);
+    td__pool_drain_locked(pool);
+}
+
+static int64_t keep(struct td_keeper *keeper)
+{
+    td_pool *pool = TD_LIST_ENTRY(keeper, td_pool, keeper);
+    uint64_t rings;
+    int64_t next = TD_FOREVER;
+    td_event_drain(td_drain_bell()->event_fd, &rings);
+    pthread_mutex_lock(&pool->lock);
+    const int64_t now = td_now_ns();
+    td__crew_keep_locked(pool);
+    td__pool_drain_locked(pool);
+    if (pool->split_at_ns <= now)
+        td__chunk_split_locked(pool, now);
+    next = td__timeouts_keep_locked(pool, now);
+    if (pool->split_at_ns < next)
+        next = pool->split_at_ns;
+    listen_locked(pool);
+    if (pool->closed && td_atomic_load_relaxed(&pool->outstanding) == 0) {
+        td__crew_dismiss_locked(pool);
+        if (td__crew_is_gone_locked(pool))
+            next = TD_KEEP_END;
+    }
+    pthread_mutex_unlock(&pool->lock);
+    if (next == TD_KEEP_END) {
+        td_drain_remove_source(&pool->source);
+        td_atomic_store_seq(&pool->gone, 1);
+    }
+    td_drain_notify();
+    return next;
+}
+
+static void ended(struct td_keeper *keeper)
+{
+    td_pool_unref(TD_LIST_ENTRY(keeper, td_pool, keeper));
+}
+
+/* ---- Construction ------------------------------------------------------------------------------------------------ */
+
+static uint64_t args_cap(const td_memory_budget *memory)
+{
+    const uint64_t option = (uint64_t)td_option_int(TD_OPT_ARENA_BYTES);
+    return option != 0 ? option : td_memory_budget_bytes(memory) / 4;
+}
+
+static uint32_t slot_count(void)
+{
+    const int64_t wanted = td_option_int(TD_OPT_SLOTS);
+    uint32_t slots = 64;
+    while (slots < wanted && slots < 1u << 20)
+        slots *= 2;
+    return slots;
+}
+
+static td_status make_memory(td_pool *pool)
+{
+    td_cpu_budget cpu;
+    td_cpu_budget_read("", &cpu);
+    const int64_t spin = td_option_int(TD_OPT_SPIN);
+    td_status status = td_segment_new(&pool->map, slot_count(), pool->config.max_workers, cpu.cpus,
+                                      spin == TD_SPIN_AUTO ? SPIN_AUTO_NS : spin);
+    if (status != TD_OK)
+        return status;
+    td_memory_budget_init(&pool->memory, "");
+    const td_arena_config config = {
+        .cap_bytes = args_cap(&pool->memory),
+        .warm_bytes = (uint64_t)td_option_int(TD_OPT_WARM_BYTES),
+        .budget = &pool->memory,
+    };
+    status = td_arena_new("treadle-args", 0, &config, &pool->args_arena);
+    if (status != TD_OK) {
+        td_memory_budget_fini(&pool->memory);
+        td_segment_fini(&pool->map);
+    }
+    return status;
+}
+
+static td_status make_tables(td_pool *pool)
+{
+    const uint32_t slots = pool->map.slot_count;
+    pool->free_slots = malloc(slots * sizeof *pool->free_slots);
+    pool->slot_tasks = calloc(slots, sizeof *pool->slot_tasks);
+    if (pool->free_slots == NULL || pool->slot_tasks == NULL)
+        return TD_ENOMEM;
+    for (uint32_t slot = 0; slot < slots; slot++)
+        pool->free_slots[slot] = slots - 1 - slot;
+    pool->free_count = slots;
+    return td__intern_init(&pool->intern);
+}
+
+static void free_strings(char **strings)
+{
+    for (char **string = strings; string != NULL && *string != NULL; string++)
+        free(*string);
+    free(strings);
+}
+
+static void destroy(td_pool *pool)
+{
+    pthread_mutex_lock(&registry_lock);
+    td_list_remove(&pool->registry_link);
+    pthread_mutex_unlock(&registry_lock);
+    if (pool->intern.buckets != NULL)
+        td__intern_fini(&pool->intern, pool->args_arena);
+    td__crew_fini(pool);
+    free(pool->free_slots);
+    free(pool->slot_tasks);
+    free_strings(pool->argv);
+    free_strings(pool->envp);
+    if (pool->args_arena != NULL) {
+        td_arena_unref(pool->args_arena);
+        td_memory_budget_fini(&pool->memory);
+        td_segment_fini(&pool->map);
+    }
+    pthread_mutex_destroy(&pool->lock);
+    free(pool);
+}
+
+td_status td_pool_new(const struct td_pool_config *config, td_pool **out)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    if (config->max_workers < 1 || config->max_workers > TD_MAX_WORKERS)
+        return TD_EINVAL;
+    pthread_once(&once, install_fork_handlers);
+    td_pool *pool = calloc(1, sizeof *pool);
+    if (pool == NULL)
+        return TD_ENOMEM;
+    pool->config = *config;
+    if (pool->config.max_barren_deaths == 0)
+        pool->config.max_barren_deaths = BARREN_DEATHS_MOST;
+    if (pool->config.grace_ns == 0)
+        pool->config.grace_ns = td_option_int(TD_OPT_GRACE);
+    td_atomic_init(&pool->refs, 1);
+    pthread_mutex_init(&pool->lock, NULL);
+    pool->forks_seen = td_atomic_load_relaxed(&forks);
+    pool->source =
+        (struct td_source){.drain = source_drain, .waits = source_waits, .may_spin = source_may_spin};
+    pool->keeper = (struct td_keeper){.keep = keep, .ended = ended};
+    td_list_init(&pool->overflow);
+    td_list_init(&pool->registry_link);
+    pool->split_at_ns = pool->shortest_timeout_ns = pool->timeouts_at_ns = TD_FOREVER;
+    td_status status = make_memory(pool);
+    if (status == TD_OK)
+        status = make_tables(pool);
+    if (status == TD_OK)
+        status = td__crew_init(pool);
+    if (status != TD_OK) {
+        destroy(pool);
+        return status;
+    }
+    pthread_mutex_lock(&registry_lock);
+    td_list_push_back(&registry, &pool->registry_link);
+    pthread_mutex_unlock(&registry_lock);
+    *out = pool;
+    return TD_OK;
+}
+
+td_pool *td_pool_ref(td_pool *pool)
+{
+    td_atomic_fetch_add_relaxed(&pool->refs, 1);
+    return pool;
+}
+
+void td_pool_unref(td_pool *pool)
+{
+    if (pool != NULL && td_atomic_fetch_sub_acqrel(&pool->refs, 1) == 1 && !td__pool_forked(pool))
+        destroy(pool);
+}
+
+static char **copy_strings(const char *const strings[])
+{
+    size_t count = 0;
+    while (strings[count] != NULL)
+        count++;
+    char **copy = calloc(count + 2, sizeof *copy); /* room for one more argument */
+    for (size_t i = 0; copy != NULL && i < count; i++) {
+        copy[i] = strdup(strings[i]);
+        if (copy[i] == NULL) {
+            free_strings(copy);
+            return NULL;
+        }
+    }
+    return copy;
+}
+
+td_status td_pool_set_launch(td_pool *pool, const char *const argv[], const char *const envp[])
+{
+    char **new_argv = copy_strings(argv), **new_envp = copy_strings(envp);
+    char *channel = strdup("3");
+    if (new_argv == NULL || new_envp == NULL || channel == NULL) {
+        free_strings(new_argv);
+        free_strings(new_envp);
+        free(channel);
+        return TD_ENOMEM;
+    }
+    size_t count = 0;
+    while (new_argv[count] != NULL)
+        count++;
+    new_argv[count] = channel;
+    pthread_mutex_lock(&pool->lock);
+    free_strings(pool->argv);
+    free_strings(pool->envp);
+    pool->argv = new_argv;
+    pool->envp = new_envp;
+    pthread_mutex_unlock(&pool->lock);
+    return TD_OK;
+}
+
+td_status td_pool_set_context(td_pool *pool, const void *bytes, uint64_t len)
+{
+    struct td_block block;
+    if (td__pool_forked(pool))
+        return TD_EFORKED;
+    const td_status status = td_arena_alloc(pool->args_arena, len, &block);
+    if (status != TD_OK)
+        return status == TD_EAGAIN ? TD_ENOROOM : status;
+    memcpy(block.data, bytes, len);
+    pthread_mutex_lock(&pool->lock);
+    /* Orders under way name the old block: it is freed when the next but one context comes. */
+    if (pool->old_context_ref != 0)
+        td_arena_free(pool->args_arena, pool->old_context_ref);
+    pool->old_context_ref = pool->context_ref;
+    pool->context_ref = block.ref;
+    pool->context_bytes = len;
+    pthread_mutex_unlock(&pool->lock);
+    return TD_OK;
+}
+
+td_status td__pool_start_locked(td_pool *pool)
+{
+    if (pool->started)
+        return TD_OK;
+    td_status status = td_drain_add_source(&pool->source);
+    if (status != TD_OK)
+        return status;
+    td_pool_ref(pool);
+    status = td_native_add(&pool->keeper);
+    if (status != TD_OK) {
+        td_drain_remove_source(&pool->source);
+        td_atomic_fetch_sub_relaxed(&pool->refs, 1);
+        return status;
+    }
+    td_native_watch(
+        td_drain_bell()->event_fd); /* once for all pools; later ones are refused as there already */
+    pool->started = true;
+    return TD_OK;
+}
+
+td_status td_pool_start(td_pool *pool)
+{
+    if (td__pool_forked(pool))
+        return TD_EFORKED;
+    pthread_mutex_lock(&pool->lock);
+    const td_status status = pool->closed ? TD_ECLOSED : td__pool_start_locked(pool);
+    pthread_mutex_unlock(&pool->lock);
+    return status;
+}
+
+td_status td_pool_intern(td_pool *pool, const void *bytes, uint64_t len, uint32_t *fn_out)
+{
+    if (td__pool_forked(pool))
+        return TD_EFORKED;
+    pthread_mutex_lock(&pool->lock);
+    const td_status status = td__intern_add_locked(&pool->intern, pool->args_arena, bytes, len, fn_out);
+    pthread_mutex_unlock(&pool->lock);
+    return status;
+}
+
+void td_pool_release_fn(td_pool *pool, uint32_t fn)
+{
+    if (td__pool_forked(pool))
+        return;
+    pthread_mutex_lock(&pool->lock);
+    td__intern_unref_locked(&pool->intern, pool->args_arena, fn);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+/* ---- Ends -------------------------------------------------------------------------------------------------------- */
+
+void td__pool_break_locked(td_pool *pool, const char *reason, int signal)
+{
+    if (td_atomic_load_relaxed(&pool->is_broken) != 0)
+        return;
+    td__member_drain_all_locked(pool);
+    snprintf(pool->broken_reason, sizeof pool->broken_reason, "%s", reason);
+    td_atomic_store_seq(&pool->is_broken, 1);
+    td__crew_signal_all_locked(pool, signal);
+    for (uint32_t worker = 0; worker < pool->config.max_workers; worker++) {
+        pool->members[worker].kill_at_ns = td_deadline_after(pool->config.grace_ns);
+        pool->members[worker].kill_position = 0;
+    }
+    td__fail_all_locked(pool);
+    pool->closed = true;
+    td_native_wake();
+}
+
+void td_pool_break(td_pool *pool, const char *reason)
+{
+    if (td__pool_forked(pool))
+        return;
+    pthread_mutex_lock(&pool->lock);
+    td__pool_break_locked(pool, reason, SIGTERM);
+    pthread_mutex_unlock(&pool->lock);
+    td_drain_notify();
+}
+
+const char *td_pool_broken_reason(td_pool *pool)
+{
+    return pool->broken_reason;
+}
+
+td_status td_pool_close(td_pool *pool, uint32_t flags)
+{
+    if (td__pool_forked(pool))
+        return TD_EFORKED;
+    pthread_mutex_lock(&pool->lock);
+    pool->closed = true;
+    if ((flags & (TD_CLOSE_CANCEL_QUEUED | TD_CLOSE_TERMINATE | TD_CLOSE_KILL)) != 0)
+        td__cancel_queued_locked(pool);
+    if ((flags & TD_CLOSE_KILL) != 0)
+        td__pool_break_locked(pool, "its workers were killed (kill_workers)", SIGKILL);
+    else if ((flags & TD_CLOSE_TERMINATE) != 0)
+        td__pool_break_locked(pool, "its workers were terminated (terminate_workers)", SIGTERM);
+    if (!pool->started)
+        td_atomic_store_seq(&pool->gone, 1);
+    pthread_mutex_unlock(&pool->lock);
+    td_native_wake();
+    td_drain_notify();
+    return TD_OK;
+}
+
+static bool is_gone(void *pool)
+{
+    return td_atomic_load_seq(&((td_pool *)pool)->gone) != 0;
+}
+
+static bool is_idle(void *pool)
+{
+    return td_atomic_load_seq(&((td_pool *)pool)->outstanding) == 0;
+}
+
+td_status td_pool_join_until(td_pool *pool, int64_t deadline_ns)
+{
+    return td__pool_forked(pool) ? TD_EFORKED : td_drain_wait_until(is_gone, pool, deadline_ns);
+}
+
+td_status td_pool_idle_until(td_pool *pool, int64_t deadline_ns)
+{
+    return td__pool_forked(pool) ? TD_EFORKED : td_drain_wait_until(is_idle, pool, deadline_ns);
+}

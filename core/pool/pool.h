@@ -1,0 +1,265 @@
+/* pool/pool.h: the inside of a pool, shared by the files of this folder that run in the parent.
+ *
+ *   submit.c   a call becomes a task; blocks for arguments; what doesn't fit the segment waits in `overflow`
+ *   finish.c   completions become final tasks; slots are freed and refilled
+ *   task.c     a task's life, its state, its result
+ *   chunk.c    a map's chunk in parts: split for idle workers, taken apart when its worker dies
+ *   cancel.c   cancelling, timeouts, the exception signal and the kill after the grace time
+ *   crew.c     worker processes: born, gone, replaced; death.c: what a dead worker leaves
+ *   intern.c   functions by number
+ *   group.c    queues of completed tasks
+ *   pool.c     construction, closing, breaking, statistics
+ *   zygote.c, birth.c, worker.c   the other processes' side, which uses none of this
+ *
+ * One lock per pool covers all but what is marked atomic; it is taken for well under a microsecond per task, never while
+ * a system call may block. A function named _locked needs it.
+ * Locks, outer to inner: drain sources -> pool -> completions (group.c) -> arena. td_drain_notify and the condition of a
+ * waiter are outside the pool's lock: conditions read atomics only.
+ *
+ * References: the executor's handle holds one on the pool, each task holds one, and the native thread holds one from the
+ * start of the pool until its last process is gone. The last one frees everything. */
+#ifndef TD_POOL_POOL_H
+#define TD_POOL_POOL_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/atomic.h"
+#include "base/clock.h"
+#include "base/list.h"
+#include "loop/drain.h"
+#include "loop/native.h"
+#include "memory/arena.h"
+#include "os/budget.h"
+#include "ring/completion.h"
+#include "ring/segment.h"
+#include "ring/submission.h"
+#include "treadle.h"
+
+#define TD_NO_SLOT UINT32_MAX
+
+/* ---- Tasks -------------------------------------------------------------------------------------------------- */
+
+/* A block of arguments, shared by the parts of a chunk. */
+struct td_args {
+    uint32_t users;
+    bool kept; /* a worker holds on to the block: it gives it back, not we */
+    uint64_t ref;
+};
+
+/* How a worker died, kept with the task it ran. */
+struct td_obituary {
+    struct td_death death;
+    char stack[];
+};
+
+enum td_doom { TD_DOOM_NONE = 0, TD_DOOM_CANCEL, TD_DOOM_TIMEOUT };
+
+struct td_task {
+    td_atomic_u32 refs;
+    td_atomic_u32
+        state; /* TD_TASK_QUEUED until final; RUNNING is read off the slot. Edge F: release when final */
+    td_pool *pool;
+    td_list link;  /* in pool->overflow, when it has no slot */
+    uint32_t slot; /* TD_NO_SLOT: in overflow, or final */
+    uint32_t fn;
+    td_atomic_u64 position;
+    uint32_t begin, end; /* a chunk's items; 0, 0: a plain task */
+    uint32_t retries_left;
+    uint32_t deaths;
+    uint32_t attempts;
+    uint8_t doom; /* enum td_doom: what an ERROR, or a death, will be called */
+    bool in_overflow;
+    bool chunk; /* one of the parts of a map's chunk */
+    int64_t timeout_ns;
+    uint64_t args_bytes;
+    struct td_args *args; /* NULL: inline */
+    uint64_t tag;
+    char *name;
+    struct td_task *rest;   /* the next part of the same chunk; holds a reference */
+    struct td_group *group; /* this and the next four belong to group.c and its lock */
+    td_list group_link, observed_link;
+    bool observed; /* its completion goes to the observed queue */
+    bool filed;    /* its completion was told */
+    struct td_obituary *obituary;
+    struct td_timing timing;
+    /* the result */
+    td_arena *arena; /* of the block; holds a reference */
+    uint64_t result_ref;
+    uint64_t result_bytes;
+    union {
+        uint8_t args[TD_INLINE_ARGS];     /* until final */
+        uint8_t result[TD_INLINE_RESULT]; /* from then on */
+    } inline_bytes;
+};
+
+td_task *td__task_new(td_pool *pool);
+/* The task is final from here on: publishes the state and hands it to its group and to observers. */
+void td__task_finish_locked(td_task *task, enum td_task_state state);
+/* Drops the task's use of its arguments' block. */
+void td__task_drop_args_locked(td_task *task);
+
+/* group.c: files a final task with its group and the observers. */
+void td__completed_file(td_task *task);
+void td__completed_forget(void); /* in a forked child */
+
+/* ---- Functions ---------------------------------------------------------------------------------------------- */
+
+struct td_function;
+
+struct td_intern {
+    struct td_function **by_index; /* by the low 16 bits of the number */
+    uint32_t count, capacity;
+    uint16_t *generations;  /* of each index */
+    uint32_t *free_indexes; /* a queue, oldest first, so that numbers come back as late as possible */
+    uint32_t free_head, free_count;
+    struct td_function **buckets; /* by hash of the content, chained */
+    uint32_t bucket_count;
+    td_list idle; /* held by nobody, oldest first */
+    uint32_t idle_count;
+    uint64_t idle_bytes;
+};
+
+td_status td__intern_init(struct td_intern *intern);
+void td__intern_fini(struct td_intern *intern, td_arena *arena);
+td_status td__intern_add_locked(struct td_intern *intern, td_arena *arena, const void *bytes, uint64_t len,
+                                uint32_t *fn_out);
+/* Another reference; false when there is no such function. Gives where its bytes are. */
+bool td__intern_ref_locked(struct td_intern *intern, uint32_t fn);
+bool td__intern_find_locked(struct td_intern *intern, uint32_t fn, uint64_t *ref, uint64_t *len);
+void td__intern_unref_locked(struct td_intern *intern, td_arena *arena, uint32_t fn);
+
+/* ---- Workers ------------------------------------------------------------------------------------------------ */
+
+enum td_member_state {
+    TD_MEMBER_EMPTY = 0,
+    TD_MEMBER_ORDERED, /* its birth was sent, no pid yet */
+    TD_MEMBER_ALIVE,
+};
+
+struct td_member {
+    enum td_member_state state;
+    int32_t pid;
+    int pidfd;      /* -1: not to be had */
+    int lifeline;   /* the parent's end */
+    int stack_fd;   /* where its faulthandler writes */
+    int channel;    /* its own (TD_START_SINGLE), else -1 */
+    bool orphan;    /* its zygote is gone: its pidfd, or its lifeline, tells when it ends */
+    bool watched;   /* that descriptor is with the native thread */
+    bool condemned; /* we sent SIGKILL or SIGTERM ourselves */
+    int64_t ordered_ns, born_ns;
+    td_atomic_u64
+        completed;      /* the consumer's head of its completion ring; waiters look at it without the lock */
+    int64_t kill_at_ns; /* TD_FOREVER: no force is under way */
+    uint64_t kill_position; /* the task that the kill is meant for; 0: whatever it runs */
+    td_arena *arena;        /* its results */
+    uint64_t *kept;         /* refs of argument blocks it holds on to */
+    uint32_t kept_count, kept_capacity;
+};
+
+struct td_zygote {
+    int32_t pid;
+    int pidfd;
+    int channel;  /* -1: there is none */
+    bool ready;   /* it said so */
+    bool leaving; /* it was told to */
+};
+
+/* ---- The pool ----------------------------------------------------------------------------------------------- */
+
+struct td_pool {
+    td_atomic_u32 refs;
+    pthread_mutex_t lock;
+    struct td_source source;
+    struct td_keeper keeper;
+    struct td_pool_config config;
+    struct td_segment_map map;
+    td_arena *args_arena;
+    td_memory_budget memory;
+
+    uint32_t *free_slots; /* a stack: the warmest slot is on top */
+    uint32_t free_count;
+    td_task **slot_tasks;
+    td_list overflow;
+    uint64_t overflow_count;
+    td_atomic_u64 outstanding; /* tasks not final */
+    uint32_t chunks;           /* of those, chunks */
+    int64_t split_at_ns;       /* look for a chunk to split then; TD_FOREVER: when a worker is hungry */
+    uint64_t timed;            /* of those, tasks with a timeout */
+    int64_t shortest_timeout_ns;
+    int64_t timeouts_at_ns;     /* look at the clocks of running tasks then */
+    td_atomic_u64 blocks_freed; /* counts argument blocks that came back */
+    struct td_intern intern;
+
+    struct td_member *members;
+    struct td_zygote zygote;
+    uint32_t member_count; /* not EMPTY */
+    uint32_t barren_deaths;
+    uint32_t failed_starts; /* zygotes in a row that left before they were ready */
+    char **argv, **envp;
+    uint64_t context_ref, context_bytes; /* in args_arena; what the next worker gets */
+    uint64_t old_context_ref;            /* orders under way may still name it */
+
+    td_list registry_link;
+    uint32_t forks_seen; /* by this process when the pool was made; more: it is the parent's */
+    bool started;
+    bool closed;        /* by td_pool_close: no submits */
+    td_atomic_u32 gone; /* closed, and its last process is gone */
+    td_atomic_u32 is_broken;
+    char broken_reason[4096];
+    struct td_pool_stats stats;
+};
+
+/* pool.c */
+/* Every pending task ends BROKEN, every worker gets the signal. */
+void td__pool_break_locked(td_pool *pool, const char *reason, int signal);
+bool td__pool_forked(const td_pool *pool);
+td_status td__pool_start_locked(td_pool *pool);
+
+/* submit.c: moves waiting tasks into free slots. */
+void td__pool_refill_locked(td_pool *pool);
+/* Puts a task that has no slot, a lost or cut-off one too, in line: at the front of what waits. */
+void td__task_requeue_locked(td_task *task);
+
+/* finish.c */
+bool td__pool_drain_locked(td_pool *pool);
+bool td__member_drain_locked(td_pool *pool, uint32_t worker);
+/* Takes what all workers reported, and nothing else: no refill, no split. */
+bool td__member_drain_all_locked(td_pool *pool);
+/* A slot that its worker marked DONE. */
+void td__finish_slot_locked(td_pool *pool, uint32_t worker, uint32_t slot);
+/* Gives the task's slot back; the word must be the parent's to write. */
+void td__slot_free_locked(td_pool *pool, uint32_t slot);
+
+/* chunk.c */
+void td__chunk_split_locked(td_pool *pool, int64_t now);
+void td__chunk_cut_locked(td_task *task);
+void td__chunk_lost_locked(td_task *task, struct td_slot *slot, td_arena *arena, struct td_obituary *obituary);
+
+/* cancel.c */
+int64_t td__timeouts_keep_locked(td_pool *pool, int64_t now);
+td_status td__task_doom_locked(td_task *task, enum td_doom doom);
+void td__cancel_queued_locked(td_pool *pool);
+void td__fail_all_locked(td_pool *pool); /* every pending task ends BROKEN */
+
+/* crew.c */
+td_status td__crew_init(td_pool *pool);
+void td__crew_fini(td_pool *pool);
+/* Orders as many workers as are allowed and find work waiting. */
+void td__crew_grow_locked(td_pool *pool);
+/* Orders one, if one more is allowed. TD_EAGAIN: not now, the native thread tries again. */
+td_status td__crew_order_locked(td_pool *pool);
+/* The seat of a process that is gone, and all that belonged to it. */
+void td__member_clear_locked(td_pool *pool, uint32_t worker);
+void td__crew_signal_locked(td_pool *pool, uint32_t worker, int signal);
+void td__crew_signal_all_locked(td_pool *pool, int signal);
+/* Native thread: news of the zygote and of processes that ended. */
+void td__crew_keep_locked(td_pool *pool);
+void td__crew_dismiss_locked(td_pool *pool);
+bool td__crew_is_gone_locked(const td_pool *pool);
+
+/* death.c: the worker's process is gone for sure. status as of waitpid(2), -1: not known. */
+void td__death_locked(td_pool *pool, uint32_t worker, int status);
+
+#endif

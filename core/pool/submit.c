@@ -1,0 +1,270 @@
+/* pool/submit.c: a call becomes a task, and a task gets a slot.
+ *
+ * Submitting never waits for a slot: what finds none stands in `overflow`, in order, and moves up as slots are freed, by
+ * whoever drains. A worker that sees few tasks left rings for that (TD_WANT_LOW). What may wait is room for arguments:
+ * td_pool_block_until blocks while the cap on their bytes is reached and tasks are under way that will free some.
+ * Tests  tests/pool/test_submit.c */
+#include "pool/pool.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/trace.h"
+
+/* ---- Blocks for arguments ------------------------------------------------------------------------------------ */
+
+struct room {
+    td_pool *pool;
+    uint64_t freed_before;
+};
+
+static bool may_have_room(void *context)
+{
+    const struct room *room = context;
+    return td_atomic_load_seq(&room->pool->blocks_freed) != room->freed_before ||
+           td_atomic_load_seq(&room->pool->outstanding) == 0;
+}
+
+td_status td_pool_block_until(td_pool *pool, uint64_t bytes, int64_t deadline_ns, struct td_block *out)
+{
+    if (td__pool_forked(pool))
+        return TD_EFORKED;
+    for (;;) {
+        struct room room = {pool, td_atomic_load_seq(&pool->blocks_freed)};
+        const bool idle = td_atomic_load_seq(&pool->outstanding) == 0;
+        td_status status = td_arena_alloc(pool->args_arena, bytes, out);
+        if (status != TD_EAGAIN)
+            return status;
+        if (idle)
+            return TD_ENOROOM; /* nothing is under way that could free a block */
+        status = td_drain_wait_until(may_have_room, &room, deadline_ns);
+        if (status != TD_OK)
+            return status;
+    }
+}
+
+void td_pool_block_drop(td_pool *pool, struct td_block *block)
+{
+    if (block->ref != 0 && !td__pool_forked(pool))
+        td_arena_free(pool->args_arena, block->ref);
+    block->ref = 0;
+}
+
+/* ---- Slots ---------------------------------------------------------------------------------------------------- */
+
+static void fill_slot(struct td_slot *slot, const td_task *task, uint64_t fn_ref, uint64_t fn_bytes)
+{
+    td_atomic_store_relaxed(&slot->range, td_range(task->begin, task->end));
+    slot->fn = task->fn;
+    slot->attempt = task->attempts;
+    slot->fn_ref = fn_ref;
+    slot->fn_bytes = fn_bytes;
+    slot->args_ref = task->args != NULL ? task->args->ref : 0;
+    slot->args_bytes = task->args_bytes;
+    td_atomic_store_relaxed(&slot->partial_items, 0);
+    td_atomic_store_relaxed(&slot->partial_ref, 0);
+    slot->request_flags = task->args != NULL && !task->chunk && task->retries_left == 0 ? TD_SLOT_SOLE_ARGS : 0;
+    slot->reply_flags = 0;
+    td_atomic_store_relaxed(&slot->started_ns, 0);
+    if (task->args == NULL)
+        memcpy(slot->args, task->inline_bytes.args, task->args_bytes);
+}
+
+/* Announces the task; TD_EAGAIN when there is no slot, or the ring is full. */
+static td_status place_locked(td_task *task)
+{
+    td_pool *pool = task->pool;
+    if (pool->free_count == 0)
+        return TD_EAGAIN;
+    const uint32_t index = pool->free_slots[pool->free_count - 1];
+    struct td_slot *slot = &pool->map.slots[index];
+    uint64_t fn_ref, fn_bytes, position;
+    if (!td__intern_find_locked(&pool->intern, task->fn, &fn_ref, &fn_bytes))
+        return TD_EINVAL;
+    fill_slot(slot, task, fn_ref, fn_bytes);
+    pool->slot_tasks[index] =
+        task; /* before the word: a completion may be drained by the next holder of the lock */
+    task->slot = index;
+    const td_status status = td_submission_push(&pool->map, index, &position);
+    if (status != TD_OK) {
+        pool->slot_tasks[index] = NULL;
+        task->slot = TD_NO_SLOT;
+        return status;
+    }
+    pool->free_count--;
+    td_atomic_store_relaxed(&task->position, position);
+    TD_TRACE(SUBMIT, index, position);
+    return TD_OK;
+}
+
+static void set_wants_locked(td_pool *pool)
+{
+    const uint32_t wants = (pool->overflow_count > 0 ? TD_WANT_LOW : 0u) |
+                           (pool->chunks > 0 && pool->split_at_ns == TD_FOREVER ? TD_WANT_HUNGRY : 0u);
+    if (td_atomic_load_relaxed(&pool->map.head->wants) != wants)
+        td_atomic_store_seq(&pool->map.head->wants, wants);
+}
+
+static void enqueue_locked(td_task *task, bool front)
+{
+    td_pool *pool = task->pool;
+    task->in_overflow = true;
+    td_atomic_store_relaxed(&task->position, 0);
+    if (front)
+        td_list_push_front(&pool->overflow, &task->link);
+    else
+        td_list_push_back(&pool->overflow, &task->link);
+    pool->overflow_count++;
+}
+
+void td__pool_refill_locked(td_pool *pool)
+{
+    bool pushed = false;
+    while (!td_list_empty(&pool->overflow)) {
+        td_task *task = TD_LIST_ENTRY(pool->overflow.next, td_task, link);
+        if (place_locked(task) != TD_OK)
+            break;
+        td_list_remove(&task->link);
+        task->in_overflow = false;
+        pool->overflow_count--;
+        pushed = true;
+    }
+    set_wants_locked(pool);
+    if (pushed) {
+        td_doorbell_wake_workers(&pool->map);
+        td__crew_grow_locked(pool);
+    }
+}
+
+void td__task_requeue_locked(td_task *task)
+{
+    enqueue_locked(task, true);
+    td__pool_refill_locked(task->pool);
+}
+
+/* ---- Submitting ----------------------------------------------------------------------------------------------- */
+
+static td_status take_args(td_task *task, const struct td_call *call)
+{
+    task->args_bytes = call->args_bytes;
+    if (call->block.ref == 0) {
+        memcpy(task->inline_bytes.args, call->args, call->args_bytes);
+        return TD_OK;
+    }
+    task->args = malloc(sizeof *task->args);
+    if (task->args == NULL)
+        return TD_ENOMEM;
+    *task->args = (struct td_args){.users = 1, .ref = call->block.ref};
+    return TD_OK;
+}
+
+static td_status check_call(const td_pool *pool, const struct td_call *call)
+{
+    if (call->block.ref == 0 &&
+        (call->args_bytes > TD_INLINE_ARGS || (call->args == NULL && call->args_bytes > 0)))
+        return TD_EINVAL;
+    if (call->block.ref != 0 && call->args_bytes > call->block.capacity)
+        return TD_EINVAL;
+    if (td_atomic_load_relaxed(&pool->is_broken) != 0)
+        return TD_EBROKEN;
+    return pool->closed ? TD_ECLOSED : TD_OK;
+}
+
+static td_status new_task(td_pool *pool, const struct td_call *call, td_task **out)
+{
+    td_task *task = td__task_new(pool);
+    if (task == NULL)
+        return TD_ENOMEM;
+    if (call->name != NULL) {
+        task->name = strdup(call->name);
+        if (task->name == NULL)
+            goto no_memory;
+    }
+    if (take_args(task, call) != TD_OK)
+        goto no_memory;
+    task->fn = call->fn;
+    task->end = call->items;
+    task->chunk = call->items > 0;
+    task->timeout_ns = call->timeout_ns;
+    task->retries_left = call->retries;
+    task->tag = call->tag;
+    task->observed = (call->flags & TD_CALL_OBSERVED) != 0;
+    task->timing.submitted_ns = td_now_ns();
+    *out = task;
+    return TD_OK;
+no_memory:
+    td_task_unref(task);
+    return TD_ENOMEM;
+}
+
+static void account_locked(td_pool *pool, const td_task *task)
+{
+    td_atomic_fetch_add_seq(&pool->outstanding, 1);
+    pool->stats.submitted++;
+    if (task->args != NULL)
+        pool->stats.bytes_copied += task->args_bytes;
+    if (task->chunk)
+        pool->chunks++;
+    if (task->timeout_ns > 0) {
+        pool->timed++;
+        if (task->timeout_ns < pool->shortest_timeout_ns)
+            pool->shortest_timeout_ns = task->timeout_ns;
+        const int64_t check = td_deadline_after(task->timeout_ns);
+        if (check < pool->timeouts_at_ns) {
+            pool->timeouts_at_ns = check;
+            td_native_wake();
+        }
+    }
+}
+
+/* Puts a task in line: directly when nothing waits before it. Drains when slots run out, which is what frees them;
+ * did that finish anything? */
+static bool line_up_locked(td_task *task)
+{
+    td_pool *pool = task->pool;
+    const bool finished = pool->free_count == 0 && td__pool_drain_locked(pool);
+    if (td_list_empty(&pool->overflow) && place_locked(task) == TD_OK) {
+        if (task->chunk)
+            set_wants_locked(pool);
+        td_doorbell_wake_workers(&pool->map);
+        td__crew_grow_locked(pool);
+        return finished;
+    }
+    enqueue_locked(task, false);
+    set_wants_locked(pool);
+    return finished;
+}
+
+td_status td_pool_submit(td_pool *pool, const struct td_call *call, td_task **out)
+{
+    if (td__pool_forked(pool))
+        return TD_EFORKED;
+    td_task *task;
+    td_status status = new_task(pool, call, &task);
+    if (status != TD_OK)
+        return status;
+    pthread_mutex_lock(&pool->lock);
+    status = check_call(pool, call);
+    if (status == TD_OK)
+        status = td__pool_start_locked(pool);
+    if (status == TD_OK && !td__intern_ref_locked(&pool->intern, call->fn))
+        status = TD_EINVAL;
+    if (status != TD_OK) {
+        pthread_mutex_unlock(&pool->lock);
+        free(task->args); /* the block stays the caller's */
+        task->args = NULL;
+        td_task_unref(task);
+        return status;
+    }
+    if (task->args != NULL)
+        td_arena_lend(pool->args_arena,
+                      task->args->ref); /* the worker may give it back, so before it can know it */
+    td_task_ref(task);
+    account_locked(pool, task);
+    const bool finished = line_up_locked(task);
+    pthread_mutex_unlock(&pool->lock);
+    if (finished && td_drain_has_waiter())
+        td_drain_notify();
+    *out = task;
+    return TD_OK;
+}
