@@ -25,6 +25,8 @@ exiting = False
 """Set when the interpreter ends: from here on nothing can be submitted."""
 
 _pools: weakref.WeakSet[ProcessPoolExecutor] = weakref.WeakSet()
+# Those that the user let go of with work pending.
+_abandoned: set[ProcessPoolExecutor] = set()
 
 
 class ProcessPoolExecutor(_engine.Executor, Executor):
@@ -205,14 +207,14 @@ class ProcessPoolExecutor(_engine.Executor, Executor):
         main = _context.main_module(name) if method in ("forkserver", "spawn") else None
         threads = max(1, _options.cpu_budget() // self._max_workers)
         shared, adopted, single = _engine.START_SHARED, _engine.START_ADOPTED, _engine.START_SINGLE
-        self._open(
-            self._max_workers,
-            max_tasks_per_worker=self._max_tasks,
+        self._create(
+            max_workers=self._max_workers,
+            max_tasks=self._max_tasks,
             start={"fork": adopted, "spawn": single}.get(method, shared),
             break_on_death=self._break_on_death,
             timeout=self._timeout,
             retries=self._retries,
-            main_by_reference=self._by_reference_main,
+            by_reference_main=self._by_reference_main,
         )
         output = self._start_forwarding()
         if method != "fork":
@@ -238,11 +240,6 @@ class ProcessPoolExecutor(_engine.Executor, Executor):
         from . import _travel
 
         return _travel.pack_function(fn, self._by_reference_main)
-
-    def _name_of(self, fn: Callable[..., object]) -> str:
-        while not hasattr(fn, "__qualname__") and hasattr(fn, "func"):
-            fn = fn.func  # functools.partial, _retry.Retrying
-        return str(getattr(fn, "__qualname__", None) or type(fn).__qualname__)
 
     # --- the end
 
@@ -312,6 +309,14 @@ class ProcessPoolExecutor(_engine.Executor, Executor):
         else:
             self.shutdown(wait=True)
 
+    def __del__(self) -> None:
+        # Let go of without shutdown: what is pending is finished, as the stdlib's is. Runs also where __init__ raised.
+        if getattr(self, "_started", False) and not self._forked and not exiting:
+            self._close(0)
+            drop_ended()
+            if not self._join(0):
+                _abandoned.add(self)
+
     # --- looking at it
 
     def stats(self) -> Mapping[str, Any]:
@@ -337,26 +342,30 @@ ProcessPoolExecutor.__module__ = "treadle"
 # --- the process: its end and its forks
 
 
+def drop_ended() -> None:
+    """Lets go of the abandoned pools that have ended."""
+    _abandoned.difference_update([pool for pool in _abandoned if pool._join(0)])
+
+
 def at_exit() -> None:
     """The interpreter ends: pending work is finished, as the stdlib's is, unless Ctrl-C ended the program."""
     global exiting
     exiting = True
-    _engine._exiting()
     last = getattr(sys, "last_value", None)
     interrupted = isinstance(last, KeyboardInterrupt) and not hasattr(sys, "ps1") and not sys.flags.interactive
-    for pool in list(_pools):
+    for pool in [*_pools, *_abandoned]:
         if interrupted:
             pool._interrupt()
         else:
             pool.shutdown(wait=True)
-    if not interrupted:
-        _engine._join_orphans(None)
+    _abandoned.clear()
     _engine._dispatch_stop()
 
 
 def in_forked_child() -> None:
     """After os.fork() in the child: started pools are inert, others work."""
-    for pool in list(_pools):
+    _engine.after_fork_child()
+    for pool in [*_pools, *_abandoned]:
         pool._forked = pool._started
         pool._lock = threading.Lock()
 
