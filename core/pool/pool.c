@@ -25,6 +25,7 @@
 static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER;
 static td_list registry = {&registry, &registry};
 static td_atomic_u32 forks; /* between the first pool's process and this one */
+static pid_t home;          /* the process that all this belongs to */
 
 /* ---- Fork -------------------------------------------------------------------------------------------------------- */
 
@@ -67,14 +68,23 @@ static void after_fork_in_child(void)
         }
     }
     td_list_init(&registry);
+    home = getpid();
     td_atomic_fetch_add_relaxed(&forks, 1);
     td_drain_forget();
     td_native_forget();
     td__completed_forget();
 }
 
+/* For children that the C library did not make, so that its handlers did not run. */
+void td_after_fork_child(void)
+{
+    if (home != 0 && home != getpid())
+        after_fork_in_child();
+}
+
 static void install_fork_handlers(void)
 {
+    home = getpid();
     pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
 }
 
