@@ -8,6 +8,7 @@
  * Crash       what was not published is lost with the worker; the parent sees the death.
  * Tests  tests/unit/test_worker.py */
 #include <time.h>
+#include <unistd.h>
 
 #include "codec_internal.h"
 #include "frame.h"
@@ -345,10 +346,23 @@ static PyObject *birth_run(PyObject *object, PyObject *unused)
     }
 }
 
+/* The parent's standard streams as they are now, not as they were when the zygote started. */
+static void take_stdio(struct td_birth *birth)
+{
+    for (int fd = 0; fd < 3; fd++) {
+        if (birth->stdio_fds[fd] < 0)
+            continue;
+        (void)dup2(birth->stdio_fds[fd], fd);
+        close(birth->stdio_fds[fd]);
+        birth->stdio_fds[fd] = -1;
+    }
+}
+
 static PyObject *birth_attach(PyObject *object, PyObject *unused)
 {
     struct birth *self = (struct birth *)object;
     (void)unused;
+    take_stdio(&self->birth);
     td_status status = td_worker_attach(&self->birth, &self->worker);
     if (status != TD_OK) {
         (void)raise_status(self, status);

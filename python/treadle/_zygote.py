@@ -133,6 +133,7 @@ def prepare(birth: _engine.Birth, inherited: Inherited | None) -> bool:
     gc.unfreeze()
     gc.enable()
     set_signals(birth)
+    sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115  (as multiprocessing's workers have it)
     if birth.stack_fd >= 0:
         import faulthandler
 
