@@ -5,8 +5,7 @@ Everything here is imported at its first use, so that `import treadle` costs nex
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # as typing has it, whose import takes 5 ms
 if TYPE_CHECKING:
     from ._engine import Future as Future
     from ._errors import (

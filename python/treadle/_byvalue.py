@@ -16,18 +16,21 @@ import io
 import marshal
 import sys
 from _pickle import Pickler
-from collections.abc import Callable, Iterator
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
-from typing import Any
 
 from ._findable import MAIN, is_findable
+
+TYPE_CHECKING = False  # as typing has it, whose import takes 5 ms
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    Entries = dict[str, tuple[object, Any]]
 
 ATOMS = frozenset((type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented), range))
 EMPTY = "treadle:empty cell"
 SMALL_BUFFER = 1024  # bytes; below, a copy in the pickle is cheaper than a buffer of its own
 MISSING = object()
-
-Entries = dict[str, tuple[object, Any]]
 
 
 class NeedsCloudpickle(Exception):

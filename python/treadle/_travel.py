@@ -11,15 +11,18 @@ import sys
 from _pickle import Pickler
 from _pickle import dumps as _dumps
 from _pickle import loads as loads
-from collections.abc import Callable
 from io import BytesIO
 from types import BuiltinFunctionType, FunctionType
-from typing import Any
 
 from . import _byvalue
 from ._findable import unfindable_patterns
 
-Dump = tuple[bytes, list[Any]]
+TYPE_CHECKING = False  # as typing has it, whose import takes 5 ms
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Dump = tuple[bytes, list[Any]]
 
 _table: dict[type, Any] = {}
 _table_key: tuple[int, int] = (-1, -1)

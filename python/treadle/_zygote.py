@@ -9,21 +9,24 @@ As little as possible is imported here: every import is paid for at a pool's sta
 
 from __future__ import annotations
 
+import _signal  # not signal, whose enums take 2 ms
 import gc
 import marshal
 import os
-import signal
 import sys
 import warnings
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import _engine
+from . import _travel as _travel  # for all workers at once
 
+TYPE_CHECKING = False  # as typing has it, whose import takes 5 ms
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
+    from typing import Any, NoReturn
 
-Inherited = tuple[Callable[..., object], tuple[Any, ...]]
+    Inherited = tuple[Callable[..., object], tuple[Any, ...]]
+    Filter = tuple[str, str | None, str, str | None, int]
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -56,8 +59,8 @@ def serve(channel: int, inherited: Inherited | None, *, forked: bool = True) -> 
     """The zygote's life. `forked`: from the user's process, of which some habits have to go."""
     if forked:
         leave_user_behind()
-    signal.signal(signal.SIGINT, ignore)  # Ctrl-C is for the parent, which decides what becomes of us
-    signal.siginterrupt(signal.SIGINT, False)
+    _signal.signal(_signal.SIGINT, ignore)  # Ctrl-C is for the parent, which decides what becomes of us
+    _signal.siginterrupt(_signal.SIGINT, False)
     gc.collect()
     gc.freeze()  # the collector's marks would unshare every page
     while True:
@@ -105,9 +108,9 @@ def leave_user_behind() -> None:
     import atexit
 
     atexit._clear()
-    signal.set_wakeup_fd(-1)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _signal.set_wakeup_fd(-1)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+    _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
 
 
 # --- the worker
@@ -142,8 +145,6 @@ def prepare(birth: _engine.Birth, inherited: Inherited | None) -> bool:
         context: dict[str, Any] = marshal.loads(birth.context) if birth.context else {}
         apply(context, birth.index)
         if "initializer" in context:
-            from . import _travel
-
             function, arguments = _travel.load_call(context["initializer"])
             function(*arguments)
         if inherited is not None:
@@ -200,10 +201,10 @@ def set_signals(birth: _engine.Birth) -> None:
 
             raise TaskCancelled("the task was cancelled, or ran into its timeout")
 
-    signal.signal(signal.SIGINT, ignore)
-    signal.siginterrupt(signal.SIGINT, False)
-    signal.signal(signal.SIGTERM, terminate)
-    signal.signal(signal.SIGURG, interrupt)
+    _signal.signal(_signal.SIGINT, ignore)
+    _signal.siginterrupt(_signal.SIGINT, False)
+    _signal.signal(_signal.SIGTERM, terminate)
+    _signal.signal(_signal.SIGURG, interrupt)
 
 
 # --- the context
@@ -263,9 +264,6 @@ def limit_threads(share: int) -> None:
         import threadpoolctl
 
         threadpoolctl.threadpool_limits(share)
-
-
-Filter = tuple[str, "str | None", str, "str | None", int]
 
 
 def set_filters(wanted: list[Filter]) -> None:
