@@ -13,6 +13,7 @@
 #include "info.h"
 #include "map.h"
 #include "pool.h"
+#include "threads.h"
 
 struct tb_codec *tb_codec_of(PyObject *module)
 {
@@ -61,7 +62,7 @@ static int module_exec(PyObject *module)
         return -1;
     if (tb_map_init(module, state) < 0 || tb_group_init(module, state) < 0)
         return -1;
-    if (tb_dispatch_init(module) < 0)
+    if (tb_dispatch_init(module) < 0 || tb_threads_init(module) < 0)
         return -1;
     return tb_info_init(module);
 }

@@ -1,40 +1,129 @@
-"""ThreadPoolExecutor: the stdlib's, with Treadle's Future (asyncio accepts only a subclass as default executor)."""
+"""ThreadPoolExecutor: the stdlib's interface over the engine's queue (binding/threads.c).
+
+A subclass of the stdlib's class, because asyncio takes nothing else as a loop's default executor. Of that class it keeps
+the constructor's checks and `map`; calls, futures and threads are ours."""
 
 from __future__ import annotations
 
 import concurrent.futures
-import sys
+import logging
+import threading
+import weakref
 from collections.abc import Callable
-from concurrent.futures import thread
+from concurrent.futures.thread import BrokenThreadPool
 from typing import Any, TypeVar
 
+from . import _engine
 from ._engine import Future
 
 T = TypeVar("T")
 
+_LOG = logging.getLogger("concurrent.futures")
+_at_exit = False
+_crews: weakref.WeakSet[_Crew] = weakref.WeakSet()
+
+
+class _Crew:
+    """The threads of one executor. They hold this, never the executor, so that one that is let go of can end."""
+
+    def __init__(self, size: int, prefix: str, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]):
+        self.prefix = prefix
+        self.initializer = initializer
+        self.initargs = initargs
+        self.threads: set[threading.Thread] = set()
+        self.broken = ""
+        self.queue = _engine.ThreadQueue(size, self.start, self.refuse)
+        _crews.add(self)
+
+    def start(self) -> None:
+        name = f"{self.prefix}_{len(self.threads)}"
+        thread = threading.Thread(name=name, target=self.serve)
+        self.threads.add(thread)
+        thread.start()
+
+    def serve(self) -> None:
+        if self.initializer is not None:
+            try:
+                self.initializer(*self.initargs)
+            except BaseException:
+                _LOG.critical("Exception in initializer:", exc_info=True)
+                self.fail()
+                return
+        self.queue.serve()
+
+    def fail(self) -> None:
+        self.broken = "A thread initializer failed, the thread pool is not usable anymore"
+        for future in self.queue.close(cancel=True):
+            future.set_exception(BrokenThreadPool(self.broken))
+
+    def refuse(self) -> None:
+        if self.broken:
+            raise BrokenThreadPool(self.broken)
+        if _at_exit:
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+        raise RuntimeError("cannot schedule new futures after shutdown")
+
+    def join(self) -> None:
+        for thread in tuple(self.threads):
+            if thread is not threading.current_thread():
+                thread.join()
+
+
+def _end_all() -> None:
+    """At interpreter exit: work that was accepted is finished, as the stdlib does."""
+    global _at_exit
+    _at_exit = True
+    crews = list(_crews)
+    for crew in crews:
+        crew.queue.close()
+    for crew in crews:
+        crew.join()
+
+
+threading._register_atexit(_end_all)  # type: ignore[attr-defined]
+
 
 class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
-    """A pool of threads: the stdlib's, whose futures are Treadle's. For work that releases the GIL."""
+    """A pool of threads with `concurrent.futures.ThreadPoolExecutor`'s interface and Treadle's `Future`.
+
+    For work that releases the GIL (I/O, NumPy, compression) and for free-threaded Python. `max_workers` defaults to
+    the CPU budget + 4, at most 32; threads start as they are needed. Raises what the stdlib's class raises.
+    Source: binding/threads.c, python/treadle/_threads.py.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        thread_name_prefix: str = "",
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+    ) -> None:
+        if max_workers is None:
+            max_workers = min(32, int(_engine.budget()["cpus"]) + 4)
+        super().__init__(max_workers, thread_name_prefix, initializer, initargs)
+        prefix: str = getattr(self, "_thread_name_prefix")  # noqa: B009 - private to the base class
+        self._crew = _Crew(max_workers, prefix, initializer, initargs)
+        self._threads = self._crew.threads
+        self._work_queue = self._crew.queue
+        if type(self).submit is ThreadPoolExecutor.submit:
+            self.submit = self._crew.queue.submit  # type: ignore[method-assign]
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Schedules `fn(*args, **kwargs)` and returns its future."""
-        pool: Any = self
-        module: Any = thread
-        with pool._shutdown_lock, module._global_shutdown_lock:
-            if pool._broken:
-                raise thread.BrokenThreadPool(pool._broken)
-            if pool._shutdown:
-                raise RuntimeError("cannot schedule new futures after shutdown")
-            if module._shutdown:
-                raise RuntimeError("cannot schedule new futures after interpreter shutdown")
-            future: Future[T] = Future()
-            if sys.version_info >= (3, 14):
-                work = module._WorkItem(future, pool._resolve_work_item_task(fn, args, kwargs))
-            else:
-                work = module._WorkItem(future, fn, args, kwargs)
-            pool._work_queue.put(work)
-            pool._adjust_thread_count()
-            return future
+        return self._crew.queue.submit(fn, *args, **kwargs)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Takes no more calls; waits for those accepted unless told otherwise. Cancels those not begun if asked."""
+        for future in self._crew.queue.close(cancel=cancel_futures):
+            future.cancel()
+            future.set_running_or_notify_cancel()
+        if wait:
+            self._crew.join()
+
+    def __del__(self) -> None:
+        crew = getattr(self, "_crew", None)
+        if crew is not None:
+            crew.queue.close()
 
 
 ThreadPoolExecutor.__module__ = "treadle"
