@@ -183,8 +183,8 @@ td_status td__birth_open(struct td_letter *letter, struct td_birth *out)
 
 void td_birth_fini(struct td_birth *birth)
 {
-    int *const fds[] = {&birth->arena_fd, &birth->lifeline_fd,  &birth->control_fd,   &birth->args_fd,
-                        &birth->bell_fd,  &birth->event_fd,     &birth->stack_fd,     &birth->stdio_fds[0],
+    int *const fds[] = {&birth->arena_fd,     &birth->lifeline_fd, &birth->control_fd, &birth->args_fd,
+                        &birth->bell_fd,      &birth->event_fd,    &birth->stack_fd,   &birth->stdio_fds[0],
                         &birth->stdio_fds[1], &birth->stdio_fds[2]};
     for (size_t i = 0; i < sizeof fds / sizeof fds[0]; i++)
         close_fd(fds[i]);

@@ -47,7 +47,7 @@ enum td_birth_fd {
     TD_BIRTH_EVENT, /* the bell's eventfd */
     TD_BIRTH_ARENA, /* the worker's own arena, which it will own */
     TD_BIRTH_LIFELINE,
-    TD_BIRTH_REQUIRED, /* how many of them every worker needs */
+    TD_BIRTH_REQUIRED,                  /* how many of them every worker needs */
     TD_BIRTH_STACK = TD_BIRTH_REQUIRED, /* where faulthandler writes */
     TD_BIRTH_STDIN,
     TD_BIRTH_STDOUT,

@@ -33,11 +33,11 @@
 #include "ring/doorbell.h"
 #include "ring/submission.h"
 
-#define TRIM_AFTER_NS TD_NS_PER_S      /* of sleep, before freed blocks go back to the kernel */
+#define TRIM_AFTER_NS TD_NS_PER_S /* of sleep, before freed blocks go back to the kernel */
 #define TRIM_KEEP_BYTES (UINT64_C(2) << 20)
-#define SPIN_TURNS_PER_LOOK 16u        /* of a spin, between looks at what rarely changes */
+#define SPIN_TURNS_PER_LOOK 16u /* of a spin, between looks at what rarely changes */
 #define SPIN_TURNS_PER_CLOCK 64u
-#define CLAIMS_PER_LOOK 16u            /* between looks at whether the ring runs low */
+#define CLAIMS_PER_LOOK 16u /* between looks at whether the ring runs low */
 
 struct td_worker {
     struct td_segment_map map;
@@ -49,12 +49,12 @@ struct td_worker {
     td_arena *args;    /* the parent's, attached */
     td_arena *results; /* our own */
     td_memory_budget memory;
-    uint64_t from;     /* every position below it is claimed */
-    bool searching;    /* `state` says SEARCHING, or did until it was parked and woken */
-    bool trimmed;      /* no block was made since the arena was trimmed */
+    uint64_t from;  /* every position below it is claimed */
+    bool searching; /* `state` says SEARCHING, or did until it was parked and woken */
+    bool trimmed;   /* no block was made since the arena was trimmed */
     uint64_t tasks_done, busy_ns;
     /* the assignment */
-    struct td_slot *slot; /* NULL: there is none */
+    struct td_slot *slot;   /* NULL: there is none */
     td_atomic_u64 position; /* 0: there is none. Atomic for signal handlers */
     int64_t started_ns;
     uint64_t partial_ref;
@@ -83,6 +83,12 @@ static td_status attach_segment(td_worker *worker, struct td_birth *birth)
     return TD_OK;
 }
 
+/* The sizes are those of files that another process sent: an impossible one is its mistake, not our caller's. */
+static td_status blame_sender(td_status status)
+{
+    return status == TD_EINVAL ? TD_EPROTO : status;
+}
+
 static td_status attach_arenas(td_worker *worker, struct td_birth *birth)
 {
     uint64_t size;
@@ -90,7 +96,7 @@ static td_status attach_arenas(td_worker *worker, struct td_birth *birth)
     if (status == TD_OK)
         status = td_arena_attach(birth->args_fd, size, &worker->args);
     if (status != TD_OK)
-        return status;
+        return blame_sender(status);
     close(take(&birth->args_fd));
     status = td_memfd_size(birth->arena_fd, &size);
     if (status != TD_OK)
@@ -105,7 +111,7 @@ static td_status attach_arenas(td_worker *worker, struct td_birth *birth)
         take(&birth->arena_fd);
     else
         td_memory_budget_fini(&worker->memory);
-    return status;
+    return blame_sender(status);
 }
 
 td_status td_worker_attach(struct td_birth *birth, td_worker **out)
@@ -385,7 +391,8 @@ td_status td_worker_take_item(td_worker *worker, uint32_t *item)
     do
         if (td_range_next(range) >= td_range_end(range))
             return TD_ECLOSED;
-    while (!td_atomic_cas_weak_relaxed(word, &range, range + 1)); /* next is the low half and below end: no carry */
+    while (!td_atomic_cas_weak_relaxed(word, &range,
+                                       range + 1)); /* next is the low half and below end: no carry */
     *item = td_range_next(range);
     return TD_OK;
 }
@@ -445,7 +452,8 @@ void td_worker_block_drop(td_worker *worker, struct td_block *block)
     block->ref = 0;
 }
 
-void td_worker_publish(td_worker *worker, const struct td_block *block, uint64_t used_bytes, uint32_t items_done)
+void td_worker_publish(td_worker *worker, const struct td_block *block, uint64_t used_bytes,
+                       uint32_t items_done)
 {
     struct td_slot *slot = worker->slot;
     if (slot == NULL)

@@ -245,7 +245,8 @@ static td_status take_order(int channel, struct td_birth *out)
 static td_status serve(int channel, struct td_birth *out)
 {
     while (!zygote.leaving || zygote.count > 0) {
-        struct pollfd watched[2] = {{.fd = channel, .events = POLLIN}, {.fd = zygote.signal_fd, .events = POLLIN}};
+        struct pollfd watched[2] = {{.fd = channel, .events = POLLIN},
+                                    {.fd = zygote.signal_fd, .events = POLLIN}};
         if (poll(watched, 2, -1) < 0)
             return td_status_from_errno(errno);
         td_status status = TD_EAGAIN;

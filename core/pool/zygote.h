@@ -33,8 +33,8 @@ enum td_zygote_event {
     TD_ZYGOTE_READY = TD_MESSAGE_READY,
     TD_ZYGOTE_BORN = TD_MESSAGE_BORN,               /* worker, pid, pidfd */
     TD_ZYGOTE_FORK_FAILED = TD_MESSAGE_FORK_FAILED, /* worker, error */
-    TD_ZYGOTE_EXITED = TD_MESSAGE_EXITED,           /* worker, pid, status; it is reaped: its pid may be another's */
-    TD_ZYGOTE_FAILED = TD_MESSAGE_FAILED,           /* reason */
+    TD_ZYGOTE_EXITED = TD_MESSAGE_EXITED, /* worker, pid, status; it is reaped: its pid may be another's */
+    TD_ZYGOTE_FAILED = TD_MESSAGE_FAILED, /* reason */
 };
 
 struct td_zygote_news {

@@ -26,13 +26,15 @@ static inline void td_completion_push(struct td_segment_map *map, uint32_t worke
     TD_EDGE(slot_R, td_atomic_store_release, td_atomic_store_relaxed)
     (&map->slots[slot].word, td_word(position, worker, TD_SLOT_DONE)); /* R */
     td_atomic_store_relaxed(&ring[tail & (map->slot_count - 1)], td_cell(position, slot));
-    TD_EDGE(bell_B3, TD_EDGE(completion_C, td_atomic_store_seq, td_atomic_store_relaxed), td_atomic_store_release)
+    TD_EDGE(bell_B3, TD_EDGE(completion_C, td_atomic_store_seq, td_atomic_store_relaxed),
+            td_atomic_store_release)
     (done_tail, tail + 1); /* C, B3 */
 }
 
 /* Parent. The next entry of `worker` after *head, which moves on. False when there is none. A damaged entry is
  * returned as it is: the caller checks slot and position against its own books. */
-static inline bool td_completion_pop(struct td_segment_map *map, uint32_t worker, uint64_t *head, uint64_t *entry)
+static inline bool td_completion_pop(struct td_segment_map *map, uint32_t worker, uint64_t *head,
+                                     uint64_t *entry)
 {
     const uint64_t tail = td_atomic_load_acquire(&map->seats[worker].done_tail); /* C */
     if (tail == *head || tail - *head > map->slot_count)

@@ -195,7 +195,7 @@ td_status td_doorbell_park_until(struct td_segment_map *map, uint32_t worker, ui
     td_status status = TD_OK;
     td_atomic_store_relaxed(&map->seats[worker].park_stamp, (uint64_t)td_now_ns());
     TD_EDGE(doorbell_D1, td_atomic_store_seq, td_atomic_store_relaxed)(state, TD_SEAT_PARKED); /* D1 */
-    if (td_atomic_load_seq(&map->head->tail) == seen_tail && /* D2 */
+    if (td_atomic_load_seq(&map->head->tail) == seen_tail &&                                   /* D2 */
         td_atomic_load_seq(&map->head->closing) == 0 &&
         td_atomic_load_seq(&map->seats[worker].dismissed) == 0 &&
         td_atomic_load_seq(&map->seats[worker].leaving) == 0) {

@@ -40,8 +40,8 @@
 #include "ring/submission.h"
 
 #define TD_BELL_MAGIC UINT64_C(0x6c6c6562) /* "bell" */
-#define TD_LISTEN_FUTEX 1u /* a thread sleeps on `rings` */
-#define TD_LISTEN_EVENT 2u /* the native thread wants to hear of completions */
+#define TD_LISTEN_FUTEX 1u                 /* a thread sleeps on `rings` */
+#define TD_LISTEN_EVENT 2u                 /* the native thread wants to hear of completions */
 
 /* In a memfd of one page, made by the parent before its first pool. */
 struct td_bell {

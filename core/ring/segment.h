@@ -27,8 +27,8 @@ enum td_seat_state {
     TD_SEAT_STARTING,
     TD_SEAT_SEARCHING, /* awake, looks for work: a submit needs no wake-up */
     TD_SEAT_BUSY,
-    TD_SEAT_PARKED,    /* sleeps on this word */
-    TD_SEAT_WOKEN,     /* was PARKED, a wake-up is on its way */
+    TD_SEAT_PARKED, /* sleeps on this word */
+    TD_SEAT_WOKEN,  /* was PARKED, a wake-up is on its way */
     TD_SEAT_LEAVING,
 };
 
@@ -38,19 +38,19 @@ enum td_seat_state {
 
 struct td_seat {
     /* by the worker */
-    td_atomic_u64 done_tail;     /* of its completion ring */
-    td_atomic_u64 park_stamp;    /* when it parked, in ns: the largest is the most recently active */
+    td_atomic_u64 done_tail;  /* of its completion ring */
+    td_atomic_u64 park_stamp; /* when it parked, in ns: the largest is the most recently active */
     td_atomic_u64 tasks_done;
     td_atomic_u64 busy_ns;
     td_atomic_u32 pid;
-    td_atomic_u32 leaving;       /* it takes no more tasks */
-    td_atomic_u64 current;       /* the cell it claimed; 0 when it has none. A hint: the slot's word decides */
-    td_atomic_u64 failure;       /* a block of its arena: why it could not start, as text; 0: nothing to say */
-    uint64_t failure_bytes;      /* written before failure is released */
+    td_atomic_u32 leaving;  /* it takes no more tasks */
+    td_atomic_u64 current;  /* the cell it claimed; 0 when it has none. A hint: the slot's word decides */
+    td_atomic_u64 failure;  /* a block of its arena: why it could not start, as text; 0: nothing to say */
+    uint64_t failure_bytes; /* written before failure is released */
     /* by the parent */
-    td_atomic_u64 interrupt;     /* the position of the task that SIGURG is meant for */
-    td_atomic_u32 dismissed;     /* leave after the current task */
-    uint32_t max_tasks;          /* 0: unlimited */
+    td_atomic_u64 interrupt; /* the position of the task that SIGURG is meant for */
+    td_atomic_u32 dismissed; /* leave after the current task */
+    uint32_t max_tasks;      /* 0: unlimited */
     uint8_t padding2[48];
 };
 

@@ -62,7 +62,8 @@ static inline uint32_t td_range_end(uint64_t range)
 }
 
 /* request_flags */
-#define TD_SLOT_SOLE_ARGS 1u /* nobody else reads the arguments' block, now or at another attempt: it may be overwritten */
+#define TD_SLOT_SOLE_ARGS                                                                                      \
+    1u /* nobody else reads the arguments' block, now or at another attempt: it may be overwritten */
 /* reply_flags */
 #define TD_SLOT_KEEP_ARGS 1u /* the worker still holds the arguments' block */
 #define TD_SLOT_ERROR 2u     /* the result is an exception's payload */
@@ -70,24 +71,24 @@ static inline uint32_t td_range_end(uint64_t range)
 struct td_slot {
     /* the request */
     td_atomic_u64 word;
-    td_atomic_u64 range;  /* a chunk's items; 0, 0 for a plain task */
+    td_atomic_u64 range; /* a chunk's items; 0, 0 for a plain task */
     uint32_t fn;
-    uint32_t attempt;     /* 0 for the first */
-    uint64_t fn_ref;      /* in the parent's arena */
+    uint32_t attempt; /* 0 for the first */
+    uint64_t fn_ref;  /* in the parent's arena */
     uint64_t fn_bytes;
-    uint64_t args_ref;    /* in the parent's arena; 0: inline */
+    uint64_t args_ref; /* in the parent's arena; 0: inline */
     uint64_t args_bytes;
-    uint64_t task;        /* the parent's own, never read by a worker */
+    uint64_t task; /* the parent's own, never read by a worker */
     uint8_t args[TD_INLINE_ARGS];
     uint32_t request_flags; /* TD_SLOT_SOLE_ARGS */
     uint32_t reserved;
     /* the reply */
-    td_atomic_u32 partial_items;  /* a chunk's items whose results can be read */
-    uint32_t reply_flags;         /* TD_SLOT_KEEP_ARGS, TD_SLOT_ERROR */
-    td_atomic_u64 partial_ref;    /* of the block that holds them, in the worker's arena */
-    td_atomic_u64 started_ns;     /* of the claim that the word names; 0 until the worker has written it */
+    td_atomic_u32 partial_items; /* a chunk's items whose results can be read */
+    uint32_t reply_flags;        /* TD_SLOT_KEEP_ARGS, TD_SLOT_ERROR */
+    td_atomic_u64 partial_ref;   /* of the block that holds them, in the worker's arena */
+    td_atomic_u64 started_ns;    /* of the claim that the word names; 0 until the worker has written it */
     int64_t ended_ns;
-    uint64_t result_ref;          /* in the worker's arena; 0: inline */
+    uint64_t result_ref; /* in the worker's arena; 0: inline */
     uint64_t result_bytes;
     uint8_t result[TD_INLINE_RESULT];
 };

@@ -63,7 +63,8 @@ td_status td_submission_claim(struct td_segment_map *map, uint32_t worker, uint6
         return TD_OK;
     }
     *from = position;
-    if (hint < position) /* somebody slow had moved it back: who counts what waits would count too much for long */
+    if (hint <
+        position) /* somebody slow had moved it back: who counts what waits would count too much for long */
         td_atomic_store_relaxed(&map->head->head_hint, position);
     return TD_EAGAIN;
 }

@@ -39,7 +39,8 @@ TD_TEST(a_worker_does_not_sleep_on_work_or_an_order_to_leave)
     const uint64_t tail = td_atomic_load_relaxed(&rig.map.head->tail);
     CHECK_STATUS(td_doorbell_park_until(&rig.map, 0, tail, 0), TD_ETIMEDOUT);
     CHECK_EQ(state_of(&rig, 0), (uint32_t)TD_SEAT_SEARCHING);
-    td_atomic_u32 *const orders[] = {&rig.map.head->closing, &rig.map.seats[0].dismissed, &rig.map.seats[0].leaving};
+    td_atomic_u32 *const orders[] = {&rig.map.head->closing, &rig.map.seats[0].dismissed,
+                                     &rig.map.seats[0].leaving};
     for (size_t i = 0; i < 3; i++) {
         td_atomic_store_relaxed(orders[i], 1);
         CHECK_OK(td_doorbell_park_until(&rig.map, 0, tail, 0));
@@ -222,7 +223,8 @@ struct duel {
     struct rig rig;
     struct rounds rounds;
     uint64_t round_count;
-    td_atomic_u64 rung_ns; /* when the ringing side was through with the round, having woken nobody; 0: not that */
+    td_atomic_u64
+        rung_ns; /* when the ringing side was through with the round, having woken nobody; 0: not that */
     td_atomic_u32 lost;
 };
 

@@ -12,10 +12,14 @@ TD_TEST(parts_are_aligned_disjoint_and_inside)
         REQUIRE_OK(td_segment_new(&map, sizes[i][0], sizes[i][1], 2, 0));
         const uintptr_t base = (uintptr_t)map.head;
         const uintptr_t parts[] = {base + sizeof(struct td_segment),
-                                   (uintptr_t)map.states, (uintptr_t)(map.states + map.worker_count),
-                                   (uintptr_t)map.seats, (uintptr_t)(map.seats + map.worker_count),
-                                   (uintptr_t)map.slots, (uintptr_t)(map.slots + map.slot_count),
-                                   (uintptr_t)map.cells, (uintptr_t)(map.cells + map.slot_count),
+                                   (uintptr_t)map.states,
+                                   (uintptr_t)(map.states + map.worker_count),
+                                   (uintptr_t)map.seats,
+                                   (uintptr_t)(map.seats + map.worker_count),
+                                   (uintptr_t)map.slots,
+                                   (uintptr_t)(map.slots + map.slot_count),
+                                   (uintptr_t)map.cells,
+                                   (uintptr_t)(map.cells + map.slot_count),
                                    (uintptr_t)map.completions,
                                    (uintptr_t)(map.completions + (uint64_t)map.worker_count * map.slot_count),
                                    base + map.bytes};

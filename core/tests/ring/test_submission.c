@@ -23,7 +23,8 @@ TD_TEST(tasks_are_claimed_in_the_order_of_their_announcement)
             REQUIRE_OK(td_submission_claim(&rig.map, worker, &from[worker], &slot, &claimed));
             CHECK_EQ(claimed, 8 + 2 * i + worker);
             CHECK_EQ(rig_read_request(&rig.map.slots[slot]), 2 * i + worker);
-            CHECK_EQ(td_atomic_load_relaxed(&rig.map.slots[slot].word), td_word(claimed, worker, TD_SLOT_CLAIMED));
+            CHECK_EQ(td_atomic_load_relaxed(&rig.map.slots[slot].word),
+                     td_word(claimed, worker, TD_SLOT_CLAIMED));
             rig_free_slot(&rig, slot);
         }
         CHECK_STATUS(td_submission_claim(&rig.map, i % 2, &from[i % 2], &slot, &claimed), TD_EAGAIN);
@@ -202,7 +203,8 @@ TD_TEST(random_operations_agree_with_a_queue)
             break;
         case 4: { /* a slow worker's hint, from any time ago */
             const uint64_t hint = td_atomic_load_relaxed(&rig.map.head->head_hint);
-            td_atomic_store_relaxed(&rig.map.head->head_hint, MODEL_SLOTS + test_random_below(&random, hint - MODEL_SLOTS + 1));
+            td_atomic_store_relaxed(&rig.map.head->head_hint,
+                                    MODEL_SLOTS + test_random_below(&random, hint - MODEL_SLOTS + 1));
             break;
         }
         case 5: { /* a new worker in that seat */
