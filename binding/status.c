@@ -58,8 +58,7 @@ int tb_raise_status(struct tb_state *state, td_status status, td_pool *pool)
     case TD_EBROKEN:
         return raise_made(tb_call_errors(state, "pool_broken", "(s)", pool ? td_pool_broken_reason(pool) : ""));
     case TD_EFORKED:
-        name = "ForkedPool";
-        break;
+        return raise_made(tb_call_errors(state, "pool_forked", "()"));
     case TD_ENOROOM:
         name = "NoRoom";
         break;
