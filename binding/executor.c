@@ -180,7 +180,12 @@ static struct tb_function *function_new(struct tb_executor *executor, PyObject *
     struct tb_function *function = (struct tb_function *)type->tp_alloc(type, 0);
     if (function == NULL)
         return NULL;
-    function->handle = (struct tb_handle *)Py_NewRef((PyObject *)executor->handle);
+    function->handle = tb_executor_handle(executor);
+    if (function->handle == NULL) {
+        Py_DECREF((PyObject *)function);
+        (void)tb_raise_status(executor->state, TD_ECLOSED, NULL);
+        return NULL;
+    }
     function->callable = Py_NewRef(callable);
     function->name = tb_name_of(callable);
     if (function->name == NULL)
@@ -237,12 +242,60 @@ struct tb_function *tb_executor_function(struct tb_executor *executor, PyObject 
     return function != NULL ? function : function_pack(executor, callable);
 }
 
+/* ---- The pool behind it -------------------------------------------------------------------------------------------- */
+
+struct tb_handle *tb_executor_handle(struct tb_executor *executor)
+{
+    struct tb_handle *handle;
+    Py_BEGIN_CRITICAL_SECTION(executor);
+    handle = (struct tb_handle *)Py_XNewRef((PyObject *)executor->handle);
+    Py_END_CRITICAL_SECTION();
+    return handle;
+}
+
+void tb_executor_end(struct tb_executor *executor)
+{
+    struct tb_functions functions;
+    struct tb_handle *handle;
+    Py_BEGIN_CRITICAL_SECTION(executor);
+    handle = executor->handle;
+    functions = functions_take(&executor->functions);
+    executor->handle = NULL;
+    executor->begun = false;
+    if (handle != NULL) {
+        const char *reason = td_pool_broken_reason(handle->pool);
+        executor->ended = true;
+        td_pool_get_stats(handle->pool, &executor->last_stats);
+        if (reason[0] != '\0')
+            executor->last_reason = PyUnicode_DecodeUTF8(reason, (Py_ssize_t)strlen(reason), "replace");
+        PyErr_Clear();
+    }
+    Py_END_CRITICAL_SECTION();
+    functions_drop(&functions);
+    Py_XDECREF((PyObject *)handle);
+}
+
+/* Why nothing can be submitted any more. */
+static int raise_ended(const struct tb_executor *executor)
+{
+    if (executor->last_reason == NULL)
+        return tb_raise_status(executor->state, TD_ECLOSED, NULL);
+    PyObject *exception = tb_call_errors(executor->state, "pool_broken", "(O)", executor->last_reason);
+    if (exception != NULL) {
+        PyErr_SetObject((PyObject *)Py_TYPE(exception), exception);
+        Py_DECREF(exception);
+    }
+    return -1;
+}
+
 /* ---- Submit -------------------------------------------------------------------------------------------------------- */
 
 int tb_executor_prepare(struct tb_executor *executor)
 {
     if (executor->begun)
         return 0;
+    if (executor->ended)
+        return raise_ended(executor);
     if (tb_load_future(executor->state) < 0)
         return -1;
     PyObject *begun = PyObject_CallMethod((PyObject *)executor, "_begin", NULL);
@@ -282,7 +335,7 @@ static int send_call(struct tb_executor *executor, struct tb_function *function,
 {
     uint8_t small[TD_INLINE_ARGS];
     struct tb_payload payload = {0};
-    td_pool *pool = executor->handle->pool;
+    td_pool *pool = function->handle->pool;
     struct tb_pool_room ctx = {.state = executor->state, .pool = pool};
     struct tb_room room = tb_pool_room_of(&ctx);
     *own_failure = true;
@@ -334,7 +387,7 @@ static PyObject *submit_call(struct tb_executor *executor, PyObject *callable, c
     struct tb_function *function = tb_executor_function(executor, callable);
     if (function == NULL)
         return failed_future(executor, callable);
-    struct tb_future *future = tb_future_new(executor->state, executor->handle,
+    struct tb_future *future = tb_future_new(executor->state, function->handle,
                                              options->name != NULL ? options->name : function->name);
     bool own_failure = false;
     int sent = future != NULL ? send_call(executor, function, arguments, options, future, &own_failure) : -1;
@@ -435,6 +488,7 @@ static void executor_dealloc(PyObject *self)
     PyObject_GC_UnTrack(self);
     (void)executor_clear(self);
     Py_CLEAR(executor->handle);
+    Py_CLEAR(executor->last_reason);
     type->tp_free(self);
     Py_DECREF(type);
 }

@@ -35,16 +35,24 @@ struct tb_map;
 struct tb_executor {
     PyObject_HEAD
     struct tb_state *state;
-    struct tb_handle *handle; /* NULL until _create */
+    struct tb_handle *handle; /* NULL until _create, and once the pool has ended */
     struct tb_functions functions;
     struct tb_options defaults;
     struct tb_map *maps; /* those with input left, newest first; map.c */
     uint32_t workers;
     unsigned encode_flags; /* TB_MAIN_BY_REFERENCE */
-    bool begun;
+    bool begun; /* submit may go ahead */
+    bool ended; /* all that is left of the pool: */
+    struct td_pool_stats last_stats;
+    PyObject *last_reason; /* str or NULL */
 };
 
 int tb_executor_init(PyObject *module, struct tb_state *state);
+
+/* A new reference, or NULL: not begun, or ended. */
+struct tb_handle *tb_executor_handle(struct tb_executor *executor);
+/* The pool has ended: lets go of it, and of its memory as soon as the last future is read. */
+void tb_executor_end(struct tb_executor *executor);
 
 /* Ready to submit? Begins it (the package's _begin) when it was not; -1 with an exception when it is over. */
 int tb_executor_prepare(struct tb_executor *executor);

@@ -478,11 +478,13 @@ static struct tb_map *map_new(struct tb_executor *executor, PyObject *callable)
         return NULL;
     map->state = executor->state;
     map->executor = (struct tb_executor *)Py_NewRef((PyObject *)executor);
-    map->handle = (struct tb_handle *)Py_NewRef((PyObject *)executor->handle);
     map->pace.check = 1;
     map->function = tb_executor_function(executor, callable);
-    if (map->function == NULL)
-        Py_CLEAR(map);
+    if (map->function == NULL) {
+        Py_DECREF((PyObject *)map);
+        return NULL;
+    }
+    map->handle = (struct tb_handle *)Py_NewRef((PyObject *)map->function->handle);
     return map;
 }
 

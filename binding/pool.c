@@ -90,14 +90,22 @@ struct tb_room tb_pool_room_of(struct tb_pool_room *room)
 
 /* ---- Executor's methods: opening -------------------------------------------------------------------------------- */
 
-static struct tb_executor *begun_executor(PyObject *self)
+/* The executor's pool: a new reference, or NULL with an exception. */
+static struct tb_handle *begun_handle(PyObject *self)
 {
-    struct tb_executor *executor = (struct tb_executor *)self;
-    if (executor->handle == NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "this pool has not begun");
-        return NULL;
-    }
-    return executor;
+    struct tb_handle *handle = tb_executor_handle((struct tb_executor *)self);
+    if (handle == NULL)
+        PyErr_SetString(PyExc_RuntimeError, "this pool has not begun, or has ended");
+    return handle;
+}
+
+/* Takes over the reference. */
+static PyObject *none_or_raise(PyObject *self, struct tb_handle *handle, td_status status)
+{
+    if (status != TD_OK)
+        (void)tb_raise_status(((struct tb_executor *)self)->state, status, handle->pool);
+    Py_DECREF((PyObject *)handle);
+    return status == TD_OK ? Py_NewRef(Py_None) : NULL;
 }
 
 PyObject *tb_pool_create(PyObject *self, PyObject *args, PyObject *kwargs)
@@ -114,7 +122,7 @@ PyObject *tb_pool_create(PyObject *self, PyObject *args, PyObject *kwargs)
                                      &break_on_death, &timeout, &retries, &by_reference) ||
         tb_options_parse(timeout, retries, NULL, &defaults) < 0)
         return NULL;
-    if (executor->handle != NULL) {
+    if (executor->handle != NULL || executor->ended) {
         PyErr_SetString(PyExc_RuntimeError, "this pool has begun already");
         return NULL;
     }
@@ -136,13 +144,6 @@ PyObject *tb_pool_create(PyObject *self, PyObject *args, PyObject *kwargs)
     executor->defaults = defaults;
     executor->encode_flags = by_reference ? TB_MAIN_BY_REFERENCE : 0;
     executor->handle = handle;
-    Py_RETURN_NONE;
-}
-
-static PyObject *none_or_raise(const struct tb_executor *executor, td_status status)
-{
-    if (status != TD_OK)
-        return tb_raise_status(executor->state, status, executor->handle->pool), NULL;
     Py_RETURN_NONE;
 }
 
@@ -177,65 +178,70 @@ static const char **string_array(PyObject *sequence, PyObject **keep)
 PyObject *tb_pool_launch(PyObject *self, PyObject *args)
 {
     PyObject *argv, *env, *keep_argv = NULL, *keep_env = NULL;
-    struct tb_executor *executor = begun_executor(self);
-    if (executor == NULL || !PyArg_ParseTuple(args, "OO:_engine_start", &argv, &env))
+    struct tb_handle *handle = begun_handle(self);
+    if (handle == NULL)
         return NULL;
-    const char **argv_strings = string_array(argv, &keep_argv);
-    const char **env_strings = argv_strings != NULL ? string_array(env, &keep_env) : NULL;
-    PyObject *done = NULL;
+    const char **argv_strings = NULL, **env_strings = NULL;
+    if (PyArg_ParseTuple(args, "OO:_engine_start", &argv, &env))
+        argv_strings = string_array(argv, &keep_argv);
+    if (argv_strings != NULL)
+        env_strings = string_array(env, &keep_env);
+    td_status status = TD_OK;
     if (env_strings != NULL) {
-        td_pool *pool = executor->handle->pool;
-        td_status status;
         Py_BEGIN_ALLOW_THREADS;
-        status = td_pool_set_launch(pool, argv_strings, env_strings);
+        status = td_pool_set_launch(handle->pool, argv_strings, env_strings);
         if (status == TD_OK)
-            status = td_pool_start(pool);
+            status = td_pool_start(handle->pool);
         Py_END_ALLOW_THREADS;
-        done = none_or_raise(executor, status);
     }
+    bool called = env_strings != NULL;
     PyMem_Free(argv_strings);
     PyMem_Free(env_strings);
     Py_XDECREF(keep_argv);
     Py_XDECREF(keep_env);
-    return done;
+    if (called)
+        return none_or_raise(self, handle, status);
+    Py_DECREF((PyObject *)handle);
+    return NULL;
 }
 
 /* _engine_adopt(pid, channel): a zygote that the package forked. */
 PyObject *tb_pool_adopt(PyObject *self, PyObject *args)
 {
     int pid, channel;
-    struct tb_executor *executor = begun_executor(self);
-    if (executor == NULL || !PyArg_ParseTuple(args, "ii:_engine_adopt", &pid, &channel))
+    struct tb_handle *handle = PyArg_ParseTuple(args, "ii:_engine_adopt", &pid, &channel) ? begun_handle(self) : NULL;
+    if (handle == NULL)
         return NULL;
-    td_status status = td_pool_adopt_zygote(executor->handle->pool, pid, channel);
+    td_status status = td_pool_adopt_zygote(handle->pool, pid, channel);
     if (status == TD_OK)
-        status = td_pool_start(executor->handle->pool);
-    return none_or_raise(executor, status);
+        status = td_pool_start(handle->pool);
+    return none_or_raise(self, handle, status);
 }
 
 PyObject *tb_pool_set_context(PyObject *self, PyObject *context)
 {
-    struct tb_executor *executor = begun_executor(self);
     Py_buffer bytes;
-    if (executor == NULL || PyObject_GetBuffer(context, &bytes, PyBUF_SIMPLE) < 0)
+    if (PyObject_GetBuffer(context, &bytes, PyBUF_SIMPLE) < 0)
         return NULL;
-    td_status status = td_pool_set_context(executor->handle->pool, bytes.buf, (uint64_t)bytes.len);
+    struct tb_handle *handle = begun_handle(self);
+    td_status status = TD_OK;
+    if (handle != NULL)
+        status = td_pool_set_context(handle->pool, bytes.buf, (uint64_t)bytes.len);
     PyBuffer_Release(&bytes);
-    return none_or_raise(executor, status);
+    return handle != NULL ? none_or_raise(self, handle, status) : NULL;
 }
 
 PyObject *tb_pool_prestart(PyObject *self, PyObject *count)
 {
-    struct tb_executor *executor = begun_executor(self);
-    unsigned long workers = executor != NULL ? PyLong_AsUnsignedLong(count) : 0;
-    if (executor == NULL || PyErr_Occurred())
+    unsigned long workers = PyLong_AsUnsignedLong(count);
+    struct tb_handle *handle = PyErr_Occurred() == NULL ? begun_handle(self) : NULL;
+    if (handle == NULL)
         return NULL;
-    td_pool *pool = executor->handle->pool;
     td_status status;
     Py_BEGIN_ALLOW_THREADS;
-    status = td_pool_prestart(pool, workers > TD_MAX_WORKERS ? TD_MAX_WORKERS : (uint32_t)workers);
+    status = td_pool_prestart(handle->pool, workers > TD_MAX_WORKERS ? TD_MAX_WORKERS : (uint32_t)workers);
     Py_END_ALLOW_THREADS;
-    return none_or_raise(executor, status);
+    return none_or_raise(self, handle, status);
 }
 
 /* ---- Executor's methods: ending --------------------------------------------------------------------------------- */
@@ -248,61 +254,73 @@ PyObject *tb_pool_close(PyObject *self, PyObject *args)
     unsigned flags = 0;
     if (!PyArg_ParseTuple(args, "|I:_close", &flags))
         return NULL;
-    if (executor->handle == NULL)
-        Py_RETURN_NONE;
     if ((flags & TD_CLOSE_CANCEL_QUEUED) == 0 && tb_maps_pump(executor) < 0)
         return NULL;
-    td_pool *pool = executor->handle->pool;
+    struct tb_handle *handle = tb_executor_handle(executor);
+    if (handle == NULL)
+        Py_RETURN_NONE;
     td_status status;
     Py_BEGIN_ALLOW_THREADS;
-    status = td_pool_close(pool, flags);
+    status = td_pool_close(handle->pool, flags);
     Py_END_ALLOW_THREADS;
-    return none_or_raise(executor, status == TD_EBROKEN ? TD_OK : status);
+    return none_or_raise(self, handle, status == TD_EBROKEN ? TD_OK : status);
 }
 
-static PyObject *wait_for_pool(PyObject *self, PyObject *args, pool_wait *wait)
+/* 1: done, or there is no pool; 0: the deadline passed; -1. */
+static int wait_for_pool(PyObject *self, PyObject *args, pool_wait *wait)
 {
     struct tb_executor *executor = (struct tb_executor *)self;
     PyObject *timeout = Py_None;
     int64_t deadline_ns;
     if (!PyArg_ParseTuple(args, "|O", &timeout) || tb_deadline(timeout, &deadline_ns) < 0)
-        return NULL;
-    if (executor->handle == NULL)
-        Py_RETURN_TRUE;
-    int done = wait_without_gil(executor->state, executor->handle->pool, wait, deadline_ns);
-    return done < 0 ? NULL : PyBool_FromLong(done);
+        return -1;
+    struct tb_handle *handle = tb_executor_handle(executor);
+    if (handle == NULL)
+        return 1;
+    int done = wait_without_gil(executor->state, handle->pool, wait, deadline_ns);
+    Py_DECREF((PyObject *)handle);
+    return done;
 }
 
-/* _join(timeout=None): waits until it is closed and its last process is gone; False when time ran out. */
+/* _join(timeout=None): waits until it is closed and its last process is gone; False when time ran out. Then nothing of
+ * it is left here but its figures. */
 PyObject *tb_pool_join(PyObject *self, PyObject *args)
 {
-    return wait_for_pool(self, args, td_pool_join_until);
+    int done = wait_for_pool(self, args, td_pool_join_until);
+    if (done > 0)
+        tb_executor_end((struct tb_executor *)self);
+    return done < 0 ? NULL : PyBool_FromLong(done);
 }
 
 /* _idle(timeout=None): waits until nothing is queued or running; False when time ran out. */
 PyObject *tb_pool_idle(PyObject *self, PyObject *args)
 {
-    return wait_for_pool(self, args, td_pool_idle_until);
+    int done = wait_for_pool(self, args, td_pool_idle_until);
+    return done < 0 ? NULL : PyBool_FromLong(done);
 }
 
 PyObject *tb_pool_break(PyObject *self, PyObject *reason)
 {
-    struct tb_executor *executor = begun_executor(self);
-    const char *text = executor != NULL ? PyUnicode_AsUTF8(reason) : NULL;
-    if (text == NULL)
+    const char *text = PyUnicode_AsUTF8(reason);
+    struct tb_handle *handle = text != NULL ? begun_handle(self) : NULL;
+    if (handle == NULL)
         return NULL;
-    td_pool_break(executor->handle->pool, text);
-    Py_RETURN_NONE;
+    td_pool_break(handle->pool, text);
+    return none_or_raise(self, handle, TD_OK);
 }
 
 /* _broken_reason(): why it is broken, or None. */
 PyObject *tb_pool_broken(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     struct tb_executor *executor = (struct tb_executor *)self;
-    const char *reason = executor->handle != NULL ? td_pool_broken_reason(executor->handle->pool) : "";
-    if (reason[0] == '\0')
-        Py_RETURN_NONE;
-    return PyUnicode_DecodeUTF8(reason, (Py_ssize_t)strlen(reason), "replace");
+    struct tb_handle *handle = tb_executor_handle(executor);
+    if (handle == NULL)
+        return Py_NewRef(executor->last_reason != NULL ? executor->last_reason : Py_None);
+    const char *reason = td_pool_broken_reason(handle->pool);
+    PyObject *text = reason[0] != '\0' ? PyUnicode_DecodeUTF8(reason, (Py_ssize_t)strlen(reason), "replace")
+                                        : Py_NewRef(Py_None);
+    Py_DECREF((PyObject *)handle);
+    return text;
 }
 
 /* ---- Executor's methods: looking -------------------------------------------------------------------------------- */
@@ -310,9 +328,11 @@ PyObject *tb_pool_broken(PyObject *self, PyObject *Py_UNUSED(unused))
 PyObject *tb_pool_stats(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     struct tb_executor *executor = (struct tb_executor *)self;
-    struct td_pool_stats s = {0};
-    if (executor->handle != NULL)
-        td_pool_get_stats(executor->handle->pool, &s);
+    struct td_pool_stats s = executor->last_stats;
+    struct tb_handle *handle = tb_executor_handle(executor);
+    if (handle != NULL)
+        td_pool_get_stats(handle->pool, &s);
+    Py_XDECREF((PyObject *)handle);
     const struct {
         const char *name;
         uint64_t value;
@@ -362,7 +382,8 @@ PyObject *tb_pool_workers(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     struct tb_executor *executor = (struct tb_executor *)self;
     PyObject *rows = PyList_New(0);
-    if (rows == NULL || executor->handle == NULL)
+    struct tb_handle *handle = rows != NULL ? tb_executor_handle(executor) : NULL;
+    if (handle == NULL)
         return rows;
     struct td_worker_info *infos = PyMem_New(struct td_worker_info, executor->workers);
     uint32_t count = 0;
@@ -370,7 +391,7 @@ PyObject *tb_pool_workers(PyObject *self, PyObject *Py_UNUSED(unused))
         PyErr_NoMemory();
         Py_CLEAR(rows);
     } else {
-        count = td_pool_get_workers(executor->handle->pool, infos, executor->workers);
+        count = td_pool_get_workers(handle->pool, infos, executor->workers);
     }
     if (count > executor->workers)
         count = executor->workers;
@@ -381,6 +402,7 @@ PyObject *tb_pool_workers(PyObject *self, PyObject *Py_UNUSED(unused))
         Py_XDECREF(row);
     }
     PyMem_Free(infos);
+    Py_DECREF((PyObject *)handle);
     return rows;
 }
 

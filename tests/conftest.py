@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import treadle
 from hypothesis import settings
 
 Snapshot = Callable[[], set[str]]
@@ -59,7 +60,14 @@ def pytest_report_header() -> str:
 def pytest_sessionstart(session: pytest.Session) -> None:
     # The stdlib's tracker lives as long as this process: start it before the first test that would.
     multiprocessing.resource_tracker.ensure_running()
+    start_engine()
     signal.signal(signal.SIGALRM, on_deadline)
+
+
+def start_engine() -> None:
+    """The engine's own thread and its descriptors also live as long as this process."""
+    with treadle.ProcessPoolExecutor(1) as pool:
+        pool.submit(abs, 1).result()
 
 
 # --- deadlines
