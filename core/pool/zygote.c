@@ -19,6 +19,7 @@
 #include "pool/zygote.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -320,6 +321,6 @@ td_status td_birth_receive(int channel, struct td_birth *out)
         return TD_ECLOSED;
     status = td__birth_open(&letter, out);
     if (status == TD_OK)
-        close(channel);
+        (void)fcntl(channel, F_SETFD, FD_CLOEXEC); /* it stays open: its end tells ours where pidfds are refused */
     return status;
 }
