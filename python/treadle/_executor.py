@@ -156,6 +156,8 @@ class ProcessPoolExecutor(_engine.Executor, Executor):
         options: _options.TaskOptions,
         keep_going: bool = False,
     ) -> _engine.MapIterator[T]:
+        if self._closed:
+            raise _errors.pool_closed()
         if chunksize is not None and chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
         if buffersize is not None and not isinstance(buffersize, int):

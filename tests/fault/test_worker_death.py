@@ -173,5 +173,5 @@ def test_kill_workers_ends_the_pool(meeting: Callable[[], Any]) -> None:
     pool.shutdown()
     assert running.done()
     assert queued[-1].cancelled()
-    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+    with pytest.raises(RuntimeError):
         pool.submit(abs, 1)

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import itertools
 import os
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Future
@@ -127,11 +128,15 @@ def test_an_error_in_map_surfaces_at_its_place_and_ends_it(make_pool: Any) -> No
 
 
 def test_map_runs_into_its_timeout(make_pool: Any, meeting: Callable[[], Any]) -> None:
-    late = meeting()
-    results = make_pool(1).map(meet_once, [late], timeout=0.01)
+    first, second = meeting(), meeting()
+    pool = make_pool(1)
+    blocker = pool.submit(meet_twice, first, second)
+    first.in_test()
+    results = pool.map(multiply, [1], timeout=0.01)
     with pytest.raises(TimeoutError):
         next(results)
-    late.in_test()
+    second.in_test()
+    assert blocker.result() == "met"
 
 
 def meet_once(where: Any) -> int:
@@ -254,12 +259,13 @@ def test_shutdown_cancels_what_is_queued(make_pool: Any, meeting: Callable[[], A
     running = pool.submit(meet_twice, first, second)
     first.in_test()
     queued = [pool.submit(multiply, i) for i in range(10)]
+    cancelled = threading.Event()
+    queued[-1].add_done_callback(lambda _: cancelled.set())
     pool.shutdown(wait=False, cancel_futures=True)
+    cancelled.wait()
     second.in_test()
-    pool.shutdown()
     assert running.result() == "met"
     assert queued[-1].cancelled()
-    assert all(future.done() for future in queued)
 
 
 def test_leaving_the_with_block_waits(make_pool: Any) -> None:
