@@ -377,8 +377,13 @@ td_status td_worker_next(td_worker *worker, struct td_assignment *out)
             stop_searching(worker, TD_SEAT_BUSY);
         return begin(worker, slot, position, out);
     }
-    /* TD_EINTR: a handler may run for long, so nobody should count on us meanwhile. */
-    stop_searching(worker, status == TD_EINTR ? TD_SEAT_BUSY : TD_SEAT_LEAVING);
+    if (status == TD_EINTR) { /* a handler may run for long, so nobody should count on us meanwhile */
+        stop_searching(worker, TD_SEAT_BUSY);
+    } else {
+        if (status == TD_ECLOSED)
+            td_atomic_store_relaxed(&worker->seat->leaving, 1); /* of its own will: its end is no crash */
+        stop_searching(worker, TD_SEAT_LEAVING);
+    }
     return status;
 }
 
