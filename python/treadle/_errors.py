@@ -69,12 +69,13 @@ class RemoteTraceback(Exception):
 
     __module__ = "treadle"
 
-    def __init__(self, traceback: str) -> None:
-        super().__init__(traceback)
-        self.traceback = traceback
+    def __init__(self, tb: str) -> None:
+        super().__init__(tb)
+        self.tb = tb
+        """The text, as the stdlib's class has it."""
 
     def __str__(self) -> str:
-        return f'\n"""\n{self.traceback.rstrip()}\n"""'
+        return f'\n"""\n{self.tb.rstrip()}\n"""'
 
 
 if TYPE_CHECKING:

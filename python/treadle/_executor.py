@@ -331,7 +331,8 @@ class ProcessPoolExecutor(_engine.Executor, Executor):
         figures = dict(self._stats())
         states = ("submitted", "queued", "running", "succeeded", "failed", "cancelled", "died", "timed_out", "retried")
         tasks = {state: figures.pop(state) for state in states}
-        return {"tasks": tasks, "queued": tasks["queued"], **figures, "workers": self._workers()}
+        now = {"workers": self._workers(), "broken": self._broken_reason()}
+        return {"tasks": tasks, "queued": tasks["queued"], **figures, **now}
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "started" if self._started else "not started"
