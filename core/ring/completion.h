@@ -45,6 +45,12 @@ static inline bool td_completion_pop(struct td_segment_map *map, uint32_t worker
     return true;
 }
 
+/* Parent. Has the worker written a count that can't be? Then no entry can be taken. */
+static inline bool td_completion_is_damaged(const struct td_segment_map *map, uint32_t worker, uint64_t head)
+{
+    return td_atomic_load_relaxed(&map->seats[worker].done_tail) - head > map->slot_count;
+}
+
 /* Parent. Is there an entry after `head`? seq_cst: the look before a sleep (doorbell.h, B). */
 static inline bool td_completion_waits(const struct td_segment_map *map, uint32_t worker, uint64_t head)
 {

@@ -220,6 +220,14 @@ void td_doorbell_stop_searching(struct td_segment_map *map, uint32_t worker, enu
         td_doorbell_wake_workers(map);
 }
 
+bool td_doorbell_is_any_parked(const struct td_segment_map *map)
+{
+    for (uint32_t w = 0; w < map->worker_count; w++)
+        if (td_atomic_load_relaxed(&map->states[w]) == TD_SEAT_PARKED)
+            return true;
+    return false;
+}
+
 bool td_doorbell_may_spin(const struct td_segment_map *map, const struct td_bell_map *bell)
 {
     if (map->head->spin_ns == 0)

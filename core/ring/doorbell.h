@@ -92,6 +92,9 @@ td_status td_doorbell_park_until(struct td_segment_map *map, uint32_t worker, ui
 /* In a signal handler of the worker's process, which has set seat.leaving: if it is parked, or about to sleep, it won't. */
 void td_doorbell_stay_awake(struct td_segment_map *map, uint32_t worker);
 
+/* Does a worker sleep that nobody has woken? A hint. */
+bool td_doorbell_is_any_parked(const struct td_segment_map *map);
+
 /* Worker: may it spin? Only while busy and searching processes together fit the CPU budget. */
 bool td_doorbell_may_spin(const struct td_segment_map *map, const struct td_bell_map *bell);
 

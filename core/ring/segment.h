@@ -34,7 +34,7 @@ enum td_seat_state {
 
 /* The parent asks to be rung when ... (td_segment.wants) */
 #define TD_WANT_LOW 1u    /* less than a quarter of the slots is queued: more wait in the parent */
-#define TD_WANT_HUNGRY 2u /* a worker finds nothing to do: a running chunk may be split */
+#define TD_WANT_HUNGRY 2u /* a worker finds nothing to do, or sleeps: a running chunk may be split */
 
 struct td_seat {
     /* by the worker */

@@ -406,6 +406,33 @@ TD_TEST(a_ring_that_runs_low_is_announced_before_it_is_empty)
     small_pool_fini(&pool);
 }
 
+TD_TEST(a_worker_with_items_left_speaks_for_those_asleep)
+{
+    struct small_pool pool;
+    small_pool_init(&pool, 8, 2);
+    td_worker *worker = worker_here(&pool, 0);
+    td_atomic_u32 *wants = &pool.rig.map.head->wants;
+    uint64_t position;
+    uint32_t item;
+    REQUIRE_OK(push_task(&pool, 1, 0, NULL, 0, &position));
+    td_atomic_store_relaxed(&pool.rig.map.slots[0].range, td_range(0, 10));
+    take_next(worker);
+    REQUIRE_OK(td_worker_take_item(worker, &item)); /* the parent doesn't ask */
+    td_atomic_store_seq(wants, TD_WANT_HUNGRY);
+    REQUIRE_OK(td_worker_take_item(worker, &item)); /* nobody sleeps */
+    td_atomic_store_seq(&pool.rig.map.states[1], TD_SEAT_PARKED);
+    REQUIRE_OK(push_task(&pool, 1, 0, NULL, 0, &position));
+    REQUIRE_OK(td_worker_take_item(worker, &item)); /* another task waits */
+    CHECK(!is_rung(&pool));
+    REQUIRE(td_submission_cancel(&pool.rig.map, 1, position));
+    td_atomic_store_relaxed(&pool.rig.map.head->head_hint, position + 1);
+    REQUIRE_OK(td_worker_take_item(worker, &item));
+    CHECK(is_rung(&pool));
+    CHECK_EQ(td_atomic_load_relaxed(wants), 0u);
+    td_worker_detach(worker);
+    small_pool_fini(&pool);
+}
+
 TD_TEST(a_worker_that_cannot_start_says_why)
 {
     struct small_pool pool;
