@@ -213,7 +213,7 @@ static int wait_local(struct tb_future *future, int64_t deadline_ns)
                 done = PyErr_CheckSignals();
         }
         if (sleeper_delist(future, &sleeper) && done == 0)
-            done = 1;
+            done = tb_future_pass_condition(future) < 0 ? -1 : 1;
         if (slept != PY_LOCK_ACQUIRED && sleeper.woken) /* opened after we gave up: it must be shut when freed */
             (void)PyThread_acquire_lock(sleeper.lock, NOWAIT_LOCK);
     }

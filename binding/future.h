@@ -126,6 +126,8 @@ enum tb_event {
 /* 1: applied; 0: refused by the state the future is in (cancel: see the state); -1 with an exception. */
 int tb_future_apply(struct tb_state *state, struct tb_future *future, enum tb_event event, PyObject *value);
 
+/* Waits until nobody holds its condition, where it has one: then whoever changes it under that is done. */
+int tb_future_pass_condition(struct tb_future *future);
 /* The lists that watching needs. Critical section held; -1 with MemoryError. */
 int tb_future_watch(struct tb_future *future);
 /* Has the dispatcher told when the task is final. Critical section held. False: it is final already. */

@@ -192,6 +192,18 @@ static int condition_release(PyObject *condition, int done)
     return -1;
 }
 
+int tb_future_pass_condition(struct tb_future *future)
+{
+    PyObject *condition = condition_of(future);
+    if (condition == NULL)
+        return 0;
+    if (condition_do(condition, "acquire") < 0) {
+        Py_DECREF(condition);
+        return -1;
+    }
+    return condition_release(condition, 0);
+}
+
 int tb_future_apply(struct tb_state *state, struct tb_future *future, enum tb_event event, PyObject *value)
 {
     struct news news = {0};
@@ -324,6 +336,8 @@ static int set_state(PyObject *self, PyObject *value, void *Py_UNUSED(closure))
         if (same) {
             Py_BEGIN_CRITICAL_SECTION(self);
             future->state = i;
+            if (i >= TB_CANCELLED && future->watch != NULL)
+                wake_sleepers(future->watch);
             Py_END_CRITICAL_SECTION();
             return 0;
         }
