@@ -396,7 +396,7 @@ td_status td_worker_take_item(td_worker *worker, uint32_t *item)
     do
         if (td_range_next(range) >= td_range_end(range))
             return TD_ECLOSED;
-    while (!td_atomic_cas_weak_relaxed(word, &range, range + 1)); /* next is the low half, below end: no carry */
+    while (!td_atomic_cas_weak_relaxed(word, &range, range + 1)); /* below end, the low half never carries */
     *item = td_range_next(range);
     if ((td_atomic_load_relaxed(&worker->map.head->wants) & TD_WANT_HUNGRY) != 0 &&
         td_doorbell_is_any_parked(&worker->map))

@@ -321,6 +321,6 @@ td_status td_birth_receive(int channel, struct td_birth *out)
         return TD_ECLOSED;
     status = td__birth_open(&letter, out);
     if (status == TD_OK)
-        (void)fcntl(channel, F_SETFD, FD_CLOEXEC); /* it stays open: its end tells ours where pidfds are refused */
+        (void)fcntl(channel, F_SETFD, FD_CLOEXEC); /* stays open: its end tells ours if there are no pidfds */
     return status;
 }
