@@ -22,8 +22,7 @@ static struct {
     pthread_mutex_t lock;
     pthread_mutex_t sources_lock; /* over `sources`; taken before a source's own lock */
     td_list sources, waiters;
-    uint32_t source_count;
-    bool held;             /* the token */
+    struct waiter *holder; /* of the token; NULL: it is free */
     td_atomic_u32 waiting; /* threads in td_drain_wait_until beyond its fast path */
     struct td_bell_map bell;
     bool has_bell;
@@ -34,18 +33,22 @@ static struct {
     .waiters = {&drain.waiters, &drain.waiters},
 };
 
+/* Needs sources_lock. The bell stays for the life of the process. */
+static td_status make_bell_locked(void)
+{
+    if (drain.has_bell)
+        return TD_OK;
+    const td_status status = td_bell_new(&drain.bell);
+    drain.has_bell = status == TD_OK;
+    return status;
+}
+
 td_status td_drain_add_source(struct td_source *source)
 {
-    td_status status = TD_OK;
     pthread_mutex_lock(&drain.sources_lock);
-    if (!drain.has_bell) {
-        status = td_bell_new(&drain.bell);
-        drain.has_bell = status == TD_OK;
-    }
-    if (status == TD_OK) {
+    const td_status status = make_bell_locked();
+    if (status == TD_OK)
         td_list_push_back(&drain.sources, &source->link);
-        drain.source_count++;
-    }
     pthread_mutex_unlock(&drain.sources_lock);
     return status;
 }
@@ -54,7 +57,6 @@ void td_drain_remove_source(struct td_source *source)
 {
     pthread_mutex_lock(&drain.sources_lock);
     td_list_remove(&source->link);
-    drain.source_count--;
     pthread_mutex_unlock(&drain.sources_lock);
 }
 
@@ -106,10 +108,9 @@ void td_drain_notify(void)
 {
     pthread_mutex_lock(&drain.lock);
     call_waiters_locked(false);
-    const bool kick = drain.held;
-    pthread_mutex_unlock(&drain.lock);
-    if (kick)
+    if (drain.holder != NULL && drain.holder->ready(drain.holder->context))
         td_bell_kick(&drain.bell);
+    pthread_mutex_unlock(&drain.lock);
 }
 
 bool td_drain_has_waiter(void)
@@ -130,21 +131,22 @@ static bool may_spin(void)
     return may;
 }
 
-/* Holds the token until ready, deadline or signal. */
-static td_status hold(td_condition *ready, void *context, int64_t deadline_ns)
+/* Holds the token until ready, deadline or signal. Whatever ended its sleep, it drains once more: the ring that it heard
+ * was meant for whoever drains. */
+static td_status hold(const struct waiter *self, int64_t deadline_ns)
 {
     const int64_t spin_end = td_now_ns() + WAITER_SPIN_NS;
     bool spin = spin_end < deadline_ns && may_spin();
-    for (bool late = false;;) {
+    for (td_status status = TD_OK;;) {
         if (td_drain_run()) {
             pthread_mutex_lock(&drain.lock);
             call_waiters_locked(false);
             pthread_mutex_unlock(&drain.lock);
         }
-        if (ready(context))
+        if (self->ready(self->context))
             return TD_OK;
-        if (late)
-            return TD_ETIMEDOUT;
+        if (status != TD_OK)
+            return status;
         if (spin) {
             for (uint32_t turn = 0; turn < 64 && !any_waits(); turn++)
                 td_pause();
@@ -152,15 +154,9 @@ static td_status hold(td_condition *ready, void *context, int64_t deadline_ns)
             continue;
         }
         const uint32_t seen = td_bell_listen(&drain.bell);
-        if (any_waits() || ready(context)) {
-            td_bell_unlisten(&drain.bell);
-            continue;
-        }
-        const td_status status = td_bell_sleep_until(&drain.bell, seen, deadline_ns);
+        if (!any_waits() && !self->ready(self->context))
+            status = td_bell_sleep_until(&drain.bell, seen, deadline_ns);
         td_bell_unlisten(&drain.bell);
-        if (status == TD_EINTR)
-            return TD_EINTR;
-        late = status == TD_ETIMEDOUT;
     }
 }
 
@@ -186,22 +182,24 @@ td_status td_drain_wait_until(td_condition *ready, void *context, int64_t deadli
     if (ready(context))
         return TD_OK;
     struct waiter self = {.ready = ready, .context = context};
-    td_status status = TD_OK;
+    pthread_mutex_lock(&drain.sources_lock);
+    td_status status = make_bell_locked();
+    pthread_mutex_unlock(&drain.sources_lock);
     td_atomic_fetch_add_seq(&drain.waiting, 1);
     pthread_mutex_lock(&drain.lock);
     while (status == TD_OK && !ready(context)) {
-        if (!drain.held) {
-            drain.held = true;
+        if (drain.holder == NULL) {
+            drain.holder = &self;
             pthread_mutex_unlock(&drain.lock);
-            status = hold(ready, context, deadline_ns);
+            status = hold(&self, deadline_ns);
             pthread_mutex_lock(&drain.lock);
-            drain.held = false;
+            drain.holder = NULL;
             break;
         }
         status = sleep_locked(&self, deadline_ns);
     }
     /* A call that offered the token may have come while this thread gave up: pass it on. */
-    if (!drain.held)
+    if (drain.holder == NULL)
         call_waiters_locked(true);
     pthread_mutex_unlock(&drain.lock);
     td_atomic_fetch_sub_seq(&drain.waiting, 1);
@@ -214,8 +212,7 @@ void td_drain_forget(void)
     pthread_mutex_init(&drain.sources_lock, NULL);
     td_list_init(&drain.sources);
     td_list_init(&drain.waiters);
-    drain.source_count = 0;
-    drain.held = false;
+    drain.holder = NULL;
     td_atomic_store_relaxed(&drain.waiting, 0);
     if (drain.has_bell)
         td_bell_fini(&drain.bell);

@@ -31,16 +31,15 @@
 
 struct td_source {
     td_list link;
-    bool (*drain)(struct td_source *source);    /* takes what is there; did anything finish? */
+    bool (*drain)(struct td_source *source);    /* takes what is there; may a condition have come true? */
     bool (*waits)(struct td_source *source);    /* is there something to take? seq_cst, without a lock */
     bool (*may_spin)(struct td_source *source); /* is a CPU left for a waiter that spins? without a lock */
 };
 
-/* Makes the bell if there is none yet. The caller has one more source from now on. */
 td_status td_drain_add_source(struct td_source *source);
 void td_drain_remove_source(struct td_source *source);
 
-/* The bell that workers of all pools ring; valid while there is a source. */
+/* The bell that workers of all pools ring; made with the first source, or for the first waiter. */
 struct td_bell_map *td_drain_bell(void);
 
 typedef bool td_condition(void *context);
@@ -48,7 +47,7 @@ typedef bool td_condition(void *context);
 /* Waits until ready(context), draining all sources. TD_OK, TD_ETIMEDOUT, TD_EINTR. A deadline of 0 drains once. */
 td_status td_drain_wait_until(td_condition *ready, void *context, int64_t deadline_ns);
 
-/* Drains all sources once. Did anything finish? */
+/* Drains all sources once. May a condition have come true? */
 bool td_drain_run(void);
 
 /* Something became true by other means than draining. */

@@ -1,4 +1,6 @@
-/* loop/native.c: see native.h.   Tests  tests/loop/test_native.c */
+/* loop/native.c: see native.h.
+ * Ordering  W: make the poller and its bell -> release has_poller -> acquire has_poller -> ring the bell, without the lock.
+ * Tests     tests/loop/test_native.c */
 #include "loop/native.h"
 
 #include <pthread.h>
@@ -6,6 +8,7 @@
 #include <stdbool.h>
 #include <unistd.h>
 
+#include "base/atomic.h"
 #include "base/clock.h"
 #include "os/event.h"
 #include "os/poller.h"
@@ -14,7 +17,7 @@ static struct {
     pthread_mutex_t lock;
     td_list keepers; /* joined by any thread under the lock, left on the native thread */
     bool running;
-    bool has_poller;
+    td_atomic_u32 has_poller;
     int poller;
     int wake_fd;
 } native = {
@@ -25,7 +28,7 @@ static struct {
 /* Needs the lock. The poller and its bell stay for the life of the process. */
 static td_status open_poller_locked(void)
 {
-    if (native.has_poller)
+    if (td_atomic_load_relaxed(&native.has_poller) != 0)
         return TD_OK;
     td_status status = td_poller_new(&native.poller);
     if (status != TD_OK)
@@ -36,7 +39,7 @@ static td_status open_poller_locked(void)
     status = td_poller_add(native.poller, native.wake_fd, TD_POLL_IN, 0);
     if (status != TD_OK)
         goto no_watch;
-    native.has_poller = true;
+    td_atomic_store_release(&native.has_poller, 1); /* W */
     return TD_OK;
 no_watch:
     close(native.wake_fd);
@@ -130,7 +133,7 @@ void td_native_unwatch(int fd)
 
 void td_native_wake(void)
 {
-    if (native.has_poller)
+    if (td_atomic_load_acquire(&native.has_poller) != 0) /* W */
         td_event_ring(native.wake_fd);
 }
 
@@ -139,9 +142,9 @@ void td_native_forget(void)
     pthread_mutex_init(&native.lock, NULL);
     td_list_init(&native.keepers);
     native.running = false;
-    if (native.has_poller) {
+    if (td_atomic_load_relaxed(&native.has_poller) != 0) {
         close(native.poller);
         close(native.wake_fd);
     }
-    native.has_poller = false;
+    td_atomic_store_relaxed(&native.has_poller, 0);
 }

@@ -34,6 +34,7 @@ td_status td__task_doom_locked(td_task *task, enum td_doom doom)
     td_atomic_store_seq(&pool->map.seats[worker].interrupt, position);
     td__crew_signal_locked(pool, (uint32_t)worker, SIGURG);
     member->kill_position = position;
+    member->kill_slot = task->slot;
     member->kill_at_ns = td_deadline_after(pool->config.grace_ns);
     td_native_wake();
     TD_TRACE(CANCEL, task->slot, 1);
@@ -68,7 +69,7 @@ static td_status cancel_locked(td_task *task, bool force)
         td__task_finish_locked(task, TD_TASK_CANCELLED);
         return TD_OK;
     }
-    if (task->chunk)
+    if (task->chunk && runner_locked(task) >= 0)
         td__chunk_cut_locked(task);
     if (!force)
         return TD_EAGAIN;
@@ -79,16 +80,12 @@ td_status td_task_cancel(td_task *task, bool force)
 {
     if (td__pool_forked(task->pool))
         return TD_EFORKED;
-    td_pool *pool = td_pool_ref(task->pool);
-    td_task_ref(task);
+    td_pool *pool = task->pool; /* which the caller's reference on the task holds */
     pthread_mutex_lock(&pool->lock);
     const td_status status = cancel_locked(task, force);
     for (td_task *part = task->rest; part != NULL; part = part->rest)
         cancel_locked(part, force);
-    pthread_mutex_unlock(&pool->lock);
-    td_drain_notify();
-    td_task_unref(task);
-    td_pool_unref(pool);
+    td__pool_unlock(pool);
     return status;
 }
 
@@ -126,22 +123,28 @@ void td__fail_all_locked(td_pool *pool)
     }
 }
 
+/* Does the worker still run what it is to be killed for? The word says it, for the seat's `current` may lag behind. */
+static bool deserves_kill(const td_pool *pool, const struct td_member *member, uint32_t worker)
+{
+    return member->kill_position == 0 || td_atomic_load_relaxed(&pool->map.slots[member->kill_slot].word) ==
+                                             td_word(member->kill_position, worker, TD_SLOT_CLAIMED);
+}
+
 /* Sees to one worker's task: timed out? to be killed? Returns when to look again. */
 static int64_t keep_member_locked(td_pool *pool, uint32_t worker, int64_t now)
 {
     struct td_member *member = &pool->members[worker];
-    const uint64_t current = td_atomic_load_relaxed(&pool->map.seats[worker].current);
-    td_task *task =
-        td_cell_slot(current) < pool->map.slot_count ? pool->slot_tasks[td_cell_slot(current)] : NULL;
-    const bool runs = task != NULL && runner_locked(task) == (int64_t)worker;
-    const uint64_t position = runs ? td_atomic_load_relaxed(&task->position) : 0;
-    if (member->kill_at_ns != TD_FOREVER && member->kill_position != 0 && position != member->kill_position)
+    if (member->kill_at_ns != TD_FOREVER && !deserves_kill(pool, member, worker))
         member->kill_at_ns = TD_FOREVER; /* the exception was enough */
     if (member->kill_at_ns <= now) {
         td__crew_signal_locked(pool, worker, SIGKILL);
         member->kill_at_ns = TD_FOREVER;
     }
     int64_t next = member->kill_at_ns;
+    const uint64_t current = td_atomic_load_relaxed(&pool->map.seats[worker].current);
+    td_task *task =
+        td_cell_slot(current) < pool->map.slot_count ? pool->slot_tasks[td_cell_slot(current)] : NULL;
+    const bool runs = task != NULL && runner_locked(task) == (int64_t)worker;
     if (runs && task->timeout_ns > 0 && task->doom == TD_DOOM_NONE) {
         const int64_t started_ns = (int64_t)td_atomic_load_relaxed(&pool->map.slots[task->slot].started_ns);
         const int64_t expires_ns = started_ns == 0 ? now + task->timeout_ns : started_ns + task->timeout_ns;

@@ -4,11 +4,13 @@
  *   - a worker finds nothing to do while another has items left: the parent cuts the running chunk's `end` with a
  *     compare-and-swap (its owner takes items from `next` by the same means) and submits what it cut off;
  *   - the worker of a chunk dies: what it had published is a result, the item it ran is lost (or runs again), and the
- *     items after it are submitted anew.
+ *     items after it are submitted anew;
+ *   - it is cancelled while it runs: the items that nobody has taken yet are cut off, and that part is CANCELLED.
  * All parts share one block of arguments.
  *
  * Invariants  I1 the parts of a chunk cover its items, in order, without gap or overlap.
  *             I2 `rest` changes only while its task is not final.
+ *             I3 only the parent cuts `end`, so it knows it: task->end. A worker's word is never believed.
  * Splitting pays when the rest would take longer than waking a worker: an estimate from the items done so far decides.
  * Tests       tests/pool/test_chunk.c */
 #include "pool/pool.h"
@@ -24,13 +26,11 @@
 /* When no chunk is worth splitting yet, an idle worker has it looked at again after this time. */
 #define LOOK_AGAIN_NS (250 * TD_NS_PER_US)
 
-/* A new part [begin, end) behind `task`; the engine's reference is the caller's to hand on. NULL: no memory. */
-static td_task *new_part(td_task *task, uint32_t begin, uint32_t end)
+/* Makes `part`, fresh from td__task_new, the items [begin, end) behind `task`. Its first reference, the engine's, is the
+ * caller's to hand on; another is the chain's. */
+static td_task *add_part_locked(td_task *task, td_task *part, uint32_t begin, uint32_t end)
 {
     td_pool *pool = task->pool;
-    td_task *part = td__task_new(pool);
-    if (part == NULL)
-        return NULL;
     part->begin = begin;
     part->end = end;
     part->chunk = true;
@@ -38,9 +38,10 @@ static td_task *new_part(td_task *task, uint32_t begin, uint32_t end)
     td__intern_ref_locked(&pool->intern, task->fn);
     part->retries_left = task->retries_left;
     part->deaths = task->deaths;
+    part->attempts = task->attempts;
     part->timeout_ns = task->timeout_ns;
     part->tag = task->tag;
-    part->name = task->name != NULL ? strdup(task->name) : NULL;
+    part->name = task->name != NULL ? strdup(task->name) : NULL; /* without memory it has none */
     part->timing.submitted_ns = task->timing.submitted_ns;
     part->args_bytes = task->args_bytes;
     part->args = task->args;
@@ -49,7 +50,7 @@ static td_task *new_part(td_task *task, uint32_t begin, uint32_t end)
     else
         memcpy(part->inline_bytes.args, task->inline_bytes.args, TD_INLINE_ARGS);
     part->rest = task->rest;
-    task->rest = td_task_ref(part); /* one for the chain; the first is the engine's */
+    task->rest = td_task_ref(part);
     td_atomic_fetch_add_seq(&pool->outstanding, 1);
     pool->chunks++;
     pool->timed += part->timeout_ns > 0;
@@ -67,75 +68,99 @@ static int64_t estimate_left(const struct td_slot *slot, const td_task *task, in
     return (now - started_ns) / (int64_t)(next - task->begin) * (int64_t)(end - next);
 }
 
-/* Cuts the later half off a running chunk. */
-static void split_locked(td_pool *pool, uint32_t index)
+/* Cuts the items from some point on off a running chunk: from `next` on, or the later half. NULL: none is left, or no
+ * memory. The task's word has not changed then. */
+static td_task *cut_locked(td_task *task, bool half)
 {
-    struct td_slot *slot = &pool->map.slots[index];
-    td_task *task = pool->slot_tasks[index];
-    uint64_t range = td_atomic_load_relaxed(&slot->range);
-    uint32_t next, middle, end;
+    td_atomic_u64 *word = &task->pool->map.slots[task->slot].range;
+    td_task *part = td__task_new(task->pool);
+    if (part == NULL)
+        return NULL;
+    uint64_t range = td_atomic_load_relaxed(word);
+    uint32_t next, from;
     do {
         next = td_range_next(range);
-        end = td_range_end(range);
-        if (next >= end)
-            return;
-        middle = next + (end - next) / 2;
-    } while (!td_atomic_cas_weak_acqrel(&slot->range, &range, td_range(next, middle)));
-    td_task *part = new_part(task, middle, end);
-    if (part == NULL) { /* give the items back: only the parent writes `end` */
-        range = td_atomic_load_relaxed(&slot->range);
-        while (!td_atomic_cas_weak_acqrel(&slot->range, &range, td_range(td_range_next(range), end)))
+        if (next >= task->end || td_range_end(range) != task->end) { /* only we write `end` */
+            td_task_unref(part);
+            return NULL;
+        }
+        from = half ? next + (task->end - next) / 2 : next;
+    } while (!td_atomic_cas_weak_acqrel(word, &range, td_range(next, from)));
+    add_part_locked(task, part, from, task->end);
+    task->end = from;
+    return part;
+}
+
+/* The running chunk that has most left to do; NULL: no chunk runs. */
+static td_task *longest_locked(td_pool *pool, int64_t now, int64_t *left_ns)
+{
+    td_task *longest = NULL;
+    *left_ns = -1;
+    for (uint32_t w = 0; w < pool->config.max_workers; w++) {
+        const uint32_t index = td_cell_slot(td_atomic_load_relaxed(&pool->map.seats[w].current));
+        td_task *task = index < pool->map.slot_count ? pool->slot_tasks[index] : NULL;
+        if (task == NULL || !task->chunk || task->doom != TD_DOOM_NONE)
             continue;
-        return;
+        const struct td_slot *slot = &pool->map.slots[index];
+        const uint64_t word = td_atomic_load_acquire(&slot->word);
+        if (td_word_state(word) != TD_SLOT_CLAIMED || td_word_worker(word) != w)
+            continue;
+        const int64_t left = estimate_left(slot, task, now);
+        if (left > *left_ns) {
+            *left_ns = left;
+            longest = task;
+        }
     }
-    task->end = middle;
-    TD_TRACE(SPLIT, index, middle);
-    td__task_requeue_locked(part);
+    return longest;
+}
+
+/* Workers that find nothing to do. */
+static uint64_t idle_hands(const td_pool *pool)
+{
+    uint64_t idle = 0;
+    for (uint32_t w = 0; w < pool->config.max_workers; w++) {
+        const uint32_t state = td_atomic_load_relaxed(&pool->map.states[w]);
+        idle += state == TD_SEAT_SEARCHING || state == TD_SEAT_PARKED || state == TD_SEAT_WOKEN;
+    }
+    return idle;
 }
 
 void td__chunk_split_locked(td_pool *pool, int64_t now)
 {
-    int64_t most = 0, worst = -1;
-    bool running = false;
+    const uint64_t idle = idle_hands(pool);
+    bool later = false;
     pool->split_at_ns = TD_FOREVER;
-    if (td_submission_waiting(&pool->map) == 0) {
-        for (uint32_t w = 0; w < pool->config.max_workers; w++) {
-            const uint32_t index = td_cell_slot(td_atomic_load_relaxed(&pool->map.seats[w].current));
-            if (index >= pool->map.slot_count || pool->slot_tasks[index] == NULL ||
-                !pool->slot_tasks[index]->chunk)
-                continue;
-            const uint64_t word = td_atomic_load_acquire(&pool->map.slots[index].word);
-            if (td_word_state(word) != TD_SLOT_CLAIMED || td_word_worker(word) != w)
-                continue;
-            running = true;
-            const int64_t left = estimate_left(&pool->map.slots[index], pool->slot_tasks[index], now);
-            if (left > most) {
-                most = left;
-                worst = index;
-            }
-        }
+    while (td_submission_waiting(&pool->map) + pool->overflow_count < idle) {
+        int64_t left_ns;
+        td_task *longest = longest_locked(pool, now, &left_ns);
+        td_task *part = left_ns / 2 >= WORTH_SPLITTING_NS ? cut_locked(longest, true) : NULL;
+        later = longest != NULL;
+        if (part == NULL)
+            break;
+        TD_TRACE(SPLIT, longest->slot, part->begin);
+        td__task_requeue_locked(part);
     }
-    if (most / 2 >= WORTH_SPLITTING_NS) {
-        split_locked(pool, (uint32_t)worst);
-    } else if (running) {
+    if (later) {
         pool->split_at_ns = now + LOOK_AGAIN_NS;
         td_native_wake();
-        return;
     }
-    td__pool_refill_locked(pool); /* says again that hungry workers should ring */
+    td__pool_refill_locked(pool); /* says again that hungry workers should ring, or that they need not */
+}
+
+void td__chunk_expect_locked(td_pool *pool)
+{
+    if (pool->split_at_ns != TD_FOREVER ||
+        td_submission_waiting(&pool->map) + pool->overflow_count >= idle_hands(pool))
+        return;
+    pool->split_at_ns = td_deadline_after(LOOK_AGAIN_NS);
+    td_native_wake();
 }
 
 void td__chunk_cut_locked(td_task *task)
 {
-    for (td_task *part = task; part != NULL; part = part->rest) {
-        if (part->slot == TD_NO_SLOT)
-            continue;
-        td_atomic_u64 *word = &part->pool->map.slots[part->slot].range;
-        uint64_t range = td_atomic_load_relaxed(word);
-        while (td_range_next(range) < td_range_end(range) &&
-               !td_atomic_cas_weak_acqrel(word, &range, td_range(td_range_next(range), td_range_next(range))))
-            continue;
-    }
+    td_task *part = cut_locked(task, false);
+    if (part != NULL)
+        td__task_finish_locked(part, TD_TASK_CANCELLED);
 }
 
 /* What the dead worker had published of the chunk becomes the task's result; how many items that are. */
@@ -153,47 +178,66 @@ static uint32_t take_published(td_task *task, struct td_slot *slot, td_arena *ar
     return done;
 }
 
+/* The items that the worker had taken, and lost. Takes the obituary over. */
+static void settle_dead_part_locked(td_task *dead, enum td_doom doom, struct td_obituary *obituary)
+{
+    dead->attempts++;
+    dead->deaths++;
+    dead->timing.attempts = dead->attempts;
+    dead->timing.worker_pid = obituary->death.pid;
+    if (doom == TD_DOOM_NONE && dead->retries_left == 0) {
+        obituary->death.deaths = dead->deaths;
+        obituary->death.quarantined = dead->deaths > 1;
+        dead->obituary = obituary;
+        td__task_finish_locked(dead, TD_TASK_DIED);
+        return;
+    }
+    free(obituary);
+    if (doom != TD_DOOM_NONE) {
+        td__task_finish_locked(dead, doom == TD_DOOM_CANCEL ? TD_TASK_CANCELLED : TD_TASK_TIMED_OUT);
+        return;
+    }
+    dead->retries_left--;
+    dead->pool->stats.retried++;
+    td__task_requeue_locked(dead);
+}
+
 void td__chunk_lost_locked(td_task *task, struct td_slot *slot, td_arena *arena, struct td_obituary *obituary)
 {
     td_pool *pool = task->pool;
+    const enum td_doom doom = (enum td_doom)task->doom;
     const uint32_t end = task->end;
+    td_task *after = td__task_new(pool), *dead = td__task_new(pool);
+    if (after == NULL || dead == NULL) {
+        td_task_unref(after);
+        td_task_unref(dead);
+        free(obituary);
+        td__pool_break_locked(pool, "no memory to take a dead worker's chunk apart", SIGKILL);
+        td__slot_free_locked(pool, (uint32_t)(slot - pool->map.slots));
+        return;
+    }
     uint32_t taken = td_range_next(td_atomic_load_relaxed(&slot->range));
     const uint32_t lost = task->begin + take_published(task, slot, arena);
     taken = taken < lost ? lost : taken > end ? end : taken;
     /* Behind first, so that each goes right after `task`. */
-    td_task *after = taken < end ? new_part(task, taken, end) : NULL;
-    td_task *dead = lost < taken ? new_part(task, lost, taken) : NULL;
-    if ((taken < end && after == NULL) || (lost < taken && dead == NULL)) {
-        td__pool_break_locked(pool, "no memory to take a dead worker's chunk apart", SIGKILL);
-        free(obituary);
-        return;
-    }
-    const enum td_doom doom = (enum td_doom)task->doom;
-    const uint32_t attempts = task->attempts + 1;
+    if (taken < end)
+        add_part_locked(task, after, taken, end);
+    if (lost < taken)
+        add_part_locked(task, dead, lost, taken);
     task->end = lost;
     td__slot_free_locked(pool, task->slot);
     task->slot = TD_NO_SLOT;
-    td__task_finish_locked(task, TD_TASK_RESULT);
-    if (after != NULL && doom == TD_DOOM_CANCEL)
+    td__task_finish_locked(task, TD_TASK_RESULT); /* of what was published, be it nothing */
+    if (taken >= end)
+        td_task_unref(after);
+    else if (doom == TD_DOOM_CANCEL)
         td__task_finish_locked(after, TD_TASK_CANCELLED);
-    else if (after != NULL)
+    else
         td__task_requeue_locked(after);
-    if (dead == NULL) {
-        free(obituary);
-    } else if (doom != TD_DOOM_NONE) {
-        free(obituary);
-        td__task_finish_locked(dead, doom == TD_DOOM_CANCEL ? TD_TASK_CANCELLED : TD_TASK_TIMED_OUT);
-    } else if (dead->retries_left > 0) {
-        dead->retries_left--;
-        dead->deaths++;
-        dead->attempts = attempts;
-        pool->stats.retried++;
-        free(obituary);
-        td__task_requeue_locked(dead);
+    if (lost < taken) {
+        settle_dead_part_locked(dead, doom, obituary);
     } else {
-        obituary->death.deaths = dead->deaths + 1;
-        obituary->death.quarantined = dead->deaths > 0;
-        dead->obituary = obituary;
-        td__task_finish_locked(dead, TD_TASK_DIED);
+        td_task_unref(dead);
+        free(obituary);
     }
 }

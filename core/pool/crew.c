@@ -4,10 +4,11 @@
  *   zygote:  none --order--> started --READY--> serving --end of its channel--> none; another is started on need
  *
  * A worker's end is certain when its zygote has reaped it (EXITED), or, where there is no zygote to do so (a single worker,
- * or one whose zygote died), when its pidfd says so, or the lifeline where pidfds are refused. Orders are sent from any
- * thread under the pool's lock and never wait; news are read on the native thread.
+ * or an *orphan*, whose zygote died), when its pidfd says so, or the lifeline where pidfds are refused. Orders are sent from
+ * any thread under the pool's lock and never wait; news are read on the native thread.
  *
- * Crash  a zygote that dies takes nobody with it: its workers go on as orphans, whose exit codes nobody learns.
+ * Crash  a zygote that dies takes nobody with it: its workers go on as orphans, whose exit codes nobody learns. One that was
+ *        forked, but not reported, has a lifeline like any other: it serves, and its seat says which process it is.
  * Tests  tests/pool/test_crew.c */
 #include <errno.h>
 #include <fcntl.h>
@@ -17,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -30,19 +32,22 @@
 #include "pool/pool.h"
 #include "pool/zygote.h"
 
-#define CHANNEL_FD 3          /* the channel's number in a process that we start */
-#define FAILED_STARTS_MOST 3u /* zygotes in a row that left before they were ready */
+#define CHANNEL_FD 3                        /* the channel's number in a process that we start */
+#define FAILED_STARTS_MOST 3u               /* zygotes in a row that ended before a worker was born */
+#define ORDER_AGAIN_NS (100 * TD_NS_PER_MS) /* after a worker could not be started, and others are there */
 
 td_status td__crew_init(td_pool *pool)
 {
     pool->members = calloc(pool->config.max_workers, sizeof *pool->members);
-    pool->zygote = (struct td_zygote){.pidfd = -1, .channel = -1};
-    return pool->members != NULL ? TD_OK : TD_ENOMEM;
+    pool->completed = calloc(pool->config.max_workers, sizeof *pool->completed);
+    pool->zygote = (struct td_zygote){.pidfd = -1, .channel = -1, .kill_at_ns = TD_FOREVER};
+    return pool->members != NULL && pool->completed != NULL ? TD_OK : TD_ENOMEM;
 }
 
 void td__crew_fini(td_pool *pool)
 {
     free(pool->members);
+    free(pool->completed);
 }
 
 static void close_if(int *fd)
@@ -69,13 +74,29 @@ void td__crew_signal_locked(td_pool *pool, uint32_t worker, int signal)
         return;
     if (signal == SIGKILL || signal == SIGTERM)
         member->condemned = true;
-    send_signal(member->pidfd, member->orphan ? 0 : member->pid, signal);
+    if (member->orphan && member->pidfd < 0) {
+        if (signal == SIGKILL) /* its pid may be another's by now, but the lifeline is its own: this ends it */
+            shutdown(member->lifeline, SHUT_WR);
+        return;
+    }
+    send_signal(member->pidfd, member->pid, signal);
 }
 
-void td__crew_signal_all_locked(td_pool *pool, int signal)
+void td__crew_end_all_locked(td_pool *pool, int signal)
 {
-    for (uint32_t worker = 0; worker < pool->config.max_workers; worker++)
+    const int64_t kill_at_ns = signal == SIGKILL ? td_now_ns() : td_deadline_after(pool->config.grace_ns);
+    for (uint32_t worker = 0; worker < pool->config.max_workers; worker++) {
+        struct td_member *member = &pool->members[worker];
+        if (member->state == TD_MEMBER_EMPTY)
+            continue;
         td__crew_signal_locked(pool, worker, signal);
+        member->kill_position = 0;
+        member->kill_at_ns = kill_at_ns;
+    }
+    /* It may be deep in an import, and then it hears nothing. */
+    if (pool->zygote.channel >= 0 && kill_at_ns < pool->zygote.kill_at_ns)
+        pool->zygote.kill_at_ns = kill_at_ns;
+    td_native_wake();
 }
 
 /* ---- Starting processes ---------------------------------------------------------------------------------------- */
@@ -109,30 +130,56 @@ static td_status spawn(td_pool *pool, int32_t *pid, int *pidfd, int *channel)
     return TD_OK;
 }
 
-static td_status start_zygote_locked(td_pool *pool)
+/* Our own child, which has had SIGKILL or has ended. Its status, -1 when somebody else reaped it. */
+static int reap(int32_t pid)
+{
+    int status = -1;
+    pid_t reaped;
+    while ((reaped = waitpid(pid, &status, 0)) < 0 && errno == EINTR)
+        continue;
+    return reaped == pid ? status : -1;
+}
+
+td_status td__crew_start_zygote_locked(td_pool *pool)
 {
     struct td_zygote *zygote = &pool->zygote;
     if (zygote->channel >= 0)
         return TD_OK;
     if (pool->config.start == TD_START_ADOPTED)
         return TD_ECLOSED; /* only the caller could fork another one */
-    const td_status status = spawn(pool, &zygote->pid, &zygote->pidfd, &zygote->channel);
+    struct td_zygote started = {.pidfd = -1, .channel = -1, .kill_at_ns = TD_FOREVER};
+    td_status status = spawn(pool, &started.pid, &started.pidfd, &started.channel);
     if (status != TD_OK)
         return status;
-    zygote->ready = false;
+    status = td_native_watch(started.channel);
+    if (status != TD_OK) {
+        kill(started.pid, SIGKILL);
+        reap(started.pid);
+        close_if(&started.pidfd);
+        close_if(&started.channel);
+        return status;
+    }
+    *zygote = started;
     pool->stats.zygote_starts++;
-    return td_native_watch(zygote->channel);
+    return TD_OK;
 }
 
 td_status td_pool_adopt_zygote(td_pool *pool, int32_t pid, int channel)
 {
+    if (td__pool_forked(pool))
+        return TD_EFORKED;
     pthread_mutex_lock(&pool->lock);
-    td_status status = pool->zygote.channel >= 0 ? TD_EINVAL : td__pool_start_locked(pool);
+    td_status status = pool->zygote.channel >= 0 ? TD_EINVAL : pool->closed ? TD_ECLOSED : TD_OK;
+    if (status == TD_OK)
+        status = td__pool_start_locked(pool);
+    if (status == TD_OK)
+        status = td_native_watch(channel);
     if (status == TD_OK) {
-        pool->zygote = (struct td_zygote){.pid = pid, .pidfd = -1, .channel = channel};
+        pool->zygote =
+            (struct td_zygote){.pid = pid, .pidfd = -1, .channel = channel, .kill_at_ns = TD_FOREVER};
         td_pidfd_open(pid, &pool->zygote.pidfd);
         pool->stats.zygote_starts++;
-        status = td_native_watch(channel);
+        td_native_wake(); /* what it said before it was watched */
     }
     pthread_mutex_unlock(&pool->lock);
     return status;
@@ -177,10 +224,11 @@ no_arena:
 static td_status send_order(td_pool *pool, uint32_t worker, int channel, const struct dowry *dowry)
 {
     const struct td_bell_map *bell = td_drain_bell();
+    const struct td_context *context = pool->members[worker].context;
     const struct td_birth_order order = {
         .worker = worker,
-        .context_ref = pool->context_ref,
-        .context_bytes = pool->context_bytes,
+        .context_ref = context != NULL ? context->ref : 0,
+        .context_bytes = context != NULL ? context->bytes : 0,
         .fds = {[TD_BIRTH_SEGMENT] = pool->map.fd,
                 [TD_BIRTH_ARGS] = td_arena_fd(pool->args_arena),
                 [TD_BIRTH_BELL] = bell->fd,
@@ -198,6 +246,7 @@ static td_status send_order(td_pool *pool, uint32_t worker, int channel, const s
 static void reset_seat(td_pool *pool, uint32_t worker)
 {
     struct td_seat *seat = &pool->map.seats[worker];
+    td_atomic_store_relaxed(&pool->completed[worker], 0);
     td_atomic_store_relaxed(&seat->done_tail, 0);
     td_atomic_store_relaxed(&seat->tasks_done, 0);
     td_atomic_store_relaxed(&seat->busy_ns, 0);
@@ -208,6 +257,34 @@ static void reset_seat(td_pool *pool, uint32_t worker)
     td_atomic_store_relaxed(&seat->interrupt, 0);
     td_atomic_store_relaxed(&seat->dismissed, 0);
     seat->max_tasks = pool->config.max_tasks_per_worker;
+}
+
+/* What becomes readable when it ends. */
+static int watch_fd(const struct td_member *member)
+{
+    return member->pidfd >= 0 ? member->pidfd : member->lifeline;
+}
+
+/* A worker of its own process from the start. */
+static td_status start_single_locked(td_pool *pool, uint32_t worker, const struct dowry *dowry)
+{
+    struct td_member *member = &pool->members[worker];
+    td_status status = spawn(pool, &member->pid, &member->pidfd, &member->channel);
+    if (status != TD_OK)
+        return status;
+    status = send_order(pool, worker, member->channel, dowry);
+    if (status == TD_OK)
+        status = td_native_watch(watch_fd(member));
+    if (status != TD_OK) {
+        kill(member->pid, SIGKILL);
+        reap(member->pid);
+        return status;
+    }
+    member->watched = true;
+    member->state = TD_MEMBER_ALIVE;
+    member->born_ns = td_now_ns();
+    TD_TRACE(SPAWN, worker, member->pid);
+    return TD_OK;
 }
 
 static td_status order_locked(td_pool *pool, uint32_t worker)
@@ -221,31 +298,23 @@ static td_status order_locked(td_pool *pool, uint32_t worker)
         return status;
     member->state = TD_MEMBER_ORDERED;
     member->ordered_ns = td_now_ns();
+    member->context = pool->context;
+    if (member->context != NULL)
+        member->context->users++;
     pool->member_count++;
     reset_seat(pool, worker);
     td_atomic_store_seq(&pool->map.states[worker], TD_SEAT_STARTING);
-    if (pool->config.start == TD_START_SINGLE) {
-        status = spawn(pool, &member->pid, &member->pidfd, &member->channel);
-        if (status == TD_OK) {
-            member->state = TD_MEMBER_ALIVE;
-            member->born_ns = td_now_ns();
-            status = send_order(pool, worker, member->channel, &dowry);
-        }
-        if (status == TD_OK)
-            status = td_native_watch(member->pidfd >= 0 ? member->pidfd : member->channel);
-        member->watched = status == TD_OK;
-    } else {
+    if (pool->config.start == TD_START_SINGLE)
+        status = start_single_locked(pool, worker, &dowry);
+    else
         status = send_order(pool, worker, pool->zygote.channel, &dowry);
-    }
     close(dowry.arena_fd);
     close(dowry.lifeline_fd);
-    if (status != TD_OK) {
-        send_signal(member->pidfd, 0, SIGKILL);
+    if (status != TD_OK)
         td__member_clear_locked(pool, worker);
-        return status;
-    }
-    pool->stats.workers_started++;
-    return TD_OK;
+    else
+        pool->stats.workers_started++;
+    return status;
 }
 
 td_status td__crew_order_locked(td_pool *pool)
@@ -253,15 +322,18 @@ td_status td__crew_order_locked(td_pool *pool)
     if (pool->member_count >= pool->config.max_workers || td_atomic_load_relaxed(&pool->is_broken) != 0 ||
         (pool->closed && td_atomic_load_relaxed(&pool->outstanding) == 0))
         return TD_EAGAIN;
-    if (pool->config.start != TD_START_SINGLE) {
-        const td_status status = start_zygote_locked(pool);
-        if (status != TD_OK)
-            return status;
-    }
-    for (uint32_t worker = 0; worker < pool->config.max_workers; worker++)
-        if (pool->members[worker].state == TD_MEMBER_EMPTY)
-            return order_locked(pool, worker);
-    return TD_EAGAIN;
+    if (pool->order_again_ns != 0 && pool->member_count > 0 && td_now_ns() < pool->order_again_ns)
+        return TD_EAGAIN;
+    pool->order_again_ns = 0;
+    td_status status = pool->config.start != TD_START_SINGLE ? td__crew_start_zygote_locked(pool) : TD_OK;
+    uint32_t worker = 0;
+    while (pool->members[worker].state != TD_MEMBER_EMPTY)
+        worker++;
+    if (status == TD_OK)
+        status = order_locked(pool, worker);
+    if (status != TD_OK && status != TD_EAGAIN)
+        pool->order_again_ns = td_deadline_after(ORDER_AGAIN_NS);
+    return status;
 }
 
 void td__crew_grow_locked(td_pool *pool)
@@ -305,18 +377,21 @@ td_status td_pool_prestart(td_pool *pool, uint32_t n)
 void td__member_clear_locked(td_pool *pool, uint32_t worker)
 {
     struct td_member *member = &pool->members[worker];
-    if (member->watched && member->pidfd >= 0)
-        td_native_unwatch(member->pidfd);
-    else if (member->watched)
-        td_native_unwatch(member->channel >= 0 ? member->channel : member->lifeline);
+    struct td_seat *seat = &pool->map.seats[worker];
+    if (member->watched)
+        td_native_unwatch(watch_fd(member));
     close_if(&member->pidfd);
     close_if(&member->lifeline);
     close_if(&member->stack_fd);
     close_if(&member->channel);
     td_arena_unref(member->arena);
     free(member->kept);
+    td__context_drop_locked(pool, member->context);
     *member = (struct td_member){.pidfd = -1, .lifeline = -1, .stack_fd = -1, .channel = -1};
     pool->member_count--;
+    /* Nobody looks as if it had something to report, or a task. */
+    td_atomic_store_relaxed(&pool->completed[worker], td_atomic_load_relaxed(&seat->done_tail));
+    td_atomic_store_relaxed(&seat->current, 0);
     td_atomic_store_seq(&pool->map.states[worker], TD_SEAT_EMPTY);
 }
 
@@ -325,26 +400,24 @@ static void orphan_locked(struct td_member *member)
 {
     member->orphan = true;
     if (!member->watched)
-        member->watched = td_native_watch(member->pidfd >= 0 ? member->pidfd : member->lifeline) == TD_OK;
+        member->watched = td_native_watch(watch_fd(member)) == TD_OK;
 }
 
 static void lose_zygote_locked(td_pool *pool)
 {
     struct td_zygote *zygote = &pool->zygote;
-    int status;
     td_native_unwatch(zygote->channel);
     close_if(&zygote->channel);
     send_signal(zygote->pidfd, zygote->pid, SIGKILL); /* it may have closed its channel and live on */
-    while (waitpid(zygote->pid, &status, 0) < 0 && errno == EINTR)
-        continue;
+    reap(zygote->pid);
     close_if(&zygote->pidfd);
-    pool->failed_starts = zygote->ready ? 0 : pool->failed_starts + 1;
+    pool->failed_starts++;
     for (uint32_t worker = 0; worker < pool->config.max_workers; worker++)
         if (pool->members[worker].state != TD_MEMBER_EMPTY)
             orphan_locked(&pool->members[worker]);
     if (pool->failed_starts >= FAILED_STARTS_MOST)
         td__pool_break_locked(
-            pool, "the zygote, which starts the workers, died three times before it was ready", SIGTERM);
+            pool, "the zygote, which starts the workers, died three times before a worker was born", SIGTERM);
     else if (pool->config.start == TD_START_ADOPTED && !zygote->leaving)
         td__pool_break_locked(pool, "the process forked from this one, which starts the workers, died",
                               SIGTERM);
@@ -363,6 +436,9 @@ static void born_locked(td_pool *pool, struct td_zygote_news *news)
     member->pid = news->pid;
     member->pidfd = news->pidfd;
     member->born_ns = td_now_ns();
+    td__context_drop_locked(pool, member->context); /* the zygote has read it */
+    member->context = NULL;
+    pool->failed_starts = 0;
     TD_TRACE(SPAWN, news->worker, news->pid);
     if (member->condemned) /* before there was a process to signal */
         td__crew_signal_locked(pool, news->worker, SIGKILL);
@@ -374,11 +450,16 @@ static void hear_failure_locked(td_pool *pool, uint32_t worker)
     const struct td_seat *seat = &pool->map.seats[worker];
     const uint64_t ref = td_atomic_load_acquire(&seat->failure);
     void *text;
-    if (ref == 0 || td_atomic_load_relaxed(&pool->is_broken) != 0 ||
-        td_arena_peek(pool->members[worker].arena, ref, seat->failure_bytes, &text) != TD_OK)
-        return;
     char reason[sizeof pool->broken_reason];
-    snprintf(reason, sizeof reason, "%.*s", (int)seat->failure_bytes, (const char *)text);
+    if (ref == 0 || td_atomic_load_relaxed(&pool->is_broken) != 0)
+        return;
+    uint64_t bytes = seat->failure_bytes;
+    if (td_arena_peek(pool->members[worker].arena, ref, bytes, &text) != TD_OK)
+        return;
+    if (bytes > sizeof reason - 1)
+        bytes = sizeof reason - 1;
+    memcpy(reason, text, bytes);
+    reason[bytes] = '\0';
     td__pool_break_locked(pool, reason, SIGTERM);
 }
 
@@ -402,6 +483,7 @@ static void hear_locked(td_pool *pool, struct td_zygote_news *news)
         if (pool->members[news->worker].state != TD_MEMBER_ORDERED)
             break;
         td__member_clear_locked(pool, news->worker);
+        pool->order_again_ns = td_deadline_after(ORDER_AGAIN_NS);
         snprintf(reason, sizeof reason, "no worker could be forked: %s", strerror(news->error));
         if (pool->member_count == 0)
             td__pool_break_locked(pool, reason, SIGTERM);
@@ -428,45 +510,56 @@ static bool is_hung_up(int fd)
 /* A single worker, or one without a zygote: has its process ended? */
 static void look_after_locked(td_pool *pool, uint32_t worker)
 {
-    struct td_member *member = &pool->members[worker];
-    int status = -1;
-    if (member->pidfd >= 0) {
-        if (td_pidfd_wait_until(member->pidfd, 0) != TD_OK)
-            return;
-    } else if (!is_hung_up(member->channel >= 0 ? member->channel : member->lifeline)) {
+    const struct td_member *member = &pool->members[worker];
+    struct td_zygote_news news = {.pidfd = -1};
+    if (member->channel >= 0 && td_zygote_receive(member->channel, &news) == TD_OK) {
+        close_if(&news.pidfd);
+        if (news.event == TD_ZYGOTE_FAILED) /* before it could become a worker */
+            td__pool_break_locked(pool, news.reason, SIGTERM);
+    }
+    if (member->pidfd >= 0 ? td_pidfd_wait_until(member->pidfd, 0) != TD_OK : !is_hung_up(member->lifeline))
         return;
-    }
-    if (!member->orphan) { /* our own child */
-        pid_t reaped;
-        while ((reaped = waitpid(member->pid, &status, 0)) < 0 && errno == EINTR)
-            continue;
-        if (reaped < 0)
-            status = -1;
-    }
-    td__death_locked(pool, worker, status);
+    hear_failure_locked(pool, worker);
+    td__death_locked(pool, worker, member->orphan ? -1 : reap(member->pid));
 }
 
-void td__crew_keep_locked(td_pool *pool)
+/* What the zygote says, and its end. */
+static void hear_zygote_locked(td_pool *pool, int64_t now)
 {
-    td_status status = TD_EAGAIN;
-    while (pool->zygote.channel >= 0) {
-        struct td_zygote_news news = {.pidfd = -1};
-        status = td_zygote_receive(pool->zygote.channel, &news);
-        if (status != TD_OK)
-            break;
-        hear_locked(pool, &news);
+    if (pool->zygote.kill_at_ns <= now) {
+        send_signal(pool->zygote.pidfd, pool->zygote.pid, SIGKILL);
+        pool->zygote.kill_at_ns = TD_FOREVER;
     }
-    if (status == TD_ECLOSED || status == TD_EPROTO)
-        lose_zygote_locked(pool);
+    for (;;) {
+        struct td_zygote_news news = {.pidfd = -1};
+        const td_status status = td_zygote_receive(pool->zygote.channel, &news);
+        if (status == TD_OK)
+            hear_locked(pool, &news);
+        else if (status == TD_EAGAIN)
+            return;
+        else
+            break;
+    }
+    lose_zygote_locked(pool);
+}
+
+int64_t td__crew_keep_locked(td_pool *pool, int64_t now)
+{
+    if (pool->zygote.channel >= 0)
+        hear_zygote_locked(pool, now);
     for (uint32_t worker = 0; worker < pool->config.max_workers; worker++) {
         struct td_member *member = &pool->members[worker];
         if (member->state == TD_MEMBER_EMPTY)
             continue;
         hear_failure_locked(pool, worker);
-        if (member->orphan || member->channel >= 0)
+        if (member->orphan || pool->config.start == TD_START_SINGLE)
             look_after_locked(pool, worker);
     }
     td__crew_grow_locked(pool);
+    int64_t next = pool->zygote.channel >= 0 ? pool->zygote.kill_at_ns : TD_FOREVER;
+    if (pool->order_again_ns > now && pool->order_again_ns < next)
+        next = pool->order_again_ns;
+    return next;
 }
 
 void td__crew_dismiss_locked(td_pool *pool)

@@ -4,7 +4,8 @@
  *   1. what it reported is drained; what it finished without reporting (its slot is DONE) is finished now;
  *   2. the one task it had claimed is lost: it runs again if it has retries left, else it ends DIED, with the obituary;
  *   3. the blocks of arguments that it held on to are freed; its arena lives on as long as results in it are read;
- *   4. its seat is free, and a replacement is ordered if there is work, or if it crashed.
+ *   4. its seat is free, and a replacement is ordered if there is work, or unless it left by itself.
+ * A death that we did not bring about counts as a crash, and crashes may break the pool.
  * Tests  tests/pool/test_death.c */
 #include <signal.h>
 #include <stdio.h>
@@ -78,7 +79,10 @@ static bool settle_locked(td_pool *pool, uint32_t worker, struct td_obituary *ob
     struct td_segment_map *map = &pool->map;
     bool lost = false;
     td__member_drain_locked(pool, worker);
+    const bool broken = td_atomic_load_relaxed(&pool->is_broken) != 0;
     for (uint32_t index = 0; index < map->slot_count; index++) {
+        if (pool->slot_tasks[index] == NULL && !broken)
+            continue;
         const uint64_t word = td_atomic_load_acquire(&map->slots[index].word); /* R */
         const enum td_slot_state state = td_word_state(word);
         if (state < TD_SLOT_CLAIMED || td_word_worker(word) != worker)
@@ -90,6 +94,11 @@ static bool settle_locked(td_pool *pool, uint32_t worker, struct td_obituary *ob
         } else if (!lost) {
             lost = true;
             lose_locked(pool, worker, index, obituary);
+        } else { /* it claimed two, which no sound worker does: the other one never ran */
+            td_task *task = pool->slot_tasks[index];
+            td__slot_free_locked(pool, index);
+            task->slot = TD_NO_SLOT;
+            td__task_requeue_locked(task);
         }
     }
     if (!lost)
@@ -142,21 +151,21 @@ void td__death_locked(td_pool *pool, uint32_t worker, int status)
         member->pid = (int32_t)td_atomic_load_relaxed(&seat->pid);
     TD_TRACE(EXIT, worker, status);
     const bool barren = td_atomic_load_relaxed(&seat->tasks_done) == 0;
-    const bool left = status == 0 && td_atomic_load_relaxed(&seat->leaving) != 0;
+    const bool left = status <= 0 && td_atomic_load_relaxed(&pool->map.states[worker]) == TD_SEAT_LEAVING;
+    /* Not its own doing: it left when it had to, or was told to, or never came to be because its zygote died. */
+    const bool excused = left || member->condemned || member->state == TD_MEMBER_ORDERED;
     struct td_obituary *obituary = write_obituary(member, status);
-    if (obituary == NULL) {
+    if (obituary == NULL) /* every task ends BROKEN, so that there is none left to have one */
         td__pool_break_locked(pool, "no memory to note a worker's death", SIGKILL);
-        return;
-    }
     const bool lost = settle_locked(pool, worker, obituary);
     free_kept_locked(pool, member);
     const struct td_member gone = *member;
     td__member_clear_locked(pool, worker);
     td_doorbell_wake_workers(&pool->map); /* it may have been counted on (doorbell.h, crash) */
-    const bool expected = left || gone.condemned || pool->closed;
-    if ((lost || !expected) && td_atomic_load_relaxed(&pool->is_broken) == 0)
+    const bool needed = !pool->closed || td_atomic_load_relaxed(&pool->outstanding) != 0;
+    if (!excused && (lost || needed) && td_atomic_load_relaxed(&pool->is_broken) == 0)
         count_crash_locked(pool, &gone, barren, lost, status);
-    if (lost || !expected)
+    if (!left)
         td__crew_order_locked(pool);
     td__crew_grow_locked(pool);
 }

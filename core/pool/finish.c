@@ -82,8 +82,6 @@ void td__finish_slot_locked(td_pool *pool, uint32_t worker, uint32_t index)
     task->timing.ended_ns = slot->ended_ns;
     task->timing.worker_pid = member->pid;
     task->timing.attempts = task->attempts + 1;
-    if (task->chunk) /* shorter than it was submitted when it was cut or split */
-        task->end = td_range_end(td_atomic_load_relaxed(&slot->range));
     if ((slot->reply_flags & TD_SLOT_KEEP_ARGS) != 0)
         keep_args_locked(pool, member, task);
     enum td_task_state state = verdict(task, slot);
@@ -100,42 +98,49 @@ void td__finish_slot_locked(td_pool *pool, uint32_t worker, uint32_t index)
     td__task_finish_locked(task, state);
 }
 
-bool td__member_drain_locked(td_pool *pool, uint32_t worker)
+void td__member_drain_locked(td_pool *pool, uint32_t worker)
 {
     struct td_segment_map *map = &pool->map;
-    bool finished = false;
-    uint64_t entry, head = td_atomic_load_relaxed(&pool->members[worker].completed);
+    uint64_t entry, head = td_atomic_load_relaxed(&pool->completed[worker]);
     while (td_completion_pop(map, worker, &head, &entry)) {
-        td_atomic_store_relaxed(&pool->members[worker].completed, head);
+        td_atomic_store_relaxed(&pool->completed[worker], head);
         const uint32_t slot = td_cell_slot(entry);
         if (slot < map->slot_count && pool->slot_tasks[slot] != NULL &&
             td_atomic_load_acquire(&map->slots[slot].word) == /* R */
-                td_word(td_cell_position(entry), worker, TD_SLOT_DONE)) {
+                td_word(td_cell_position(entry), worker, TD_SLOT_DONE))
             td__finish_slot_locked(pool, worker, slot);
-            finished = true;
-        }
     }
-    return finished;
+    if (td_completion_waits(map, worker, head) && td_completion_is_damaged(map, worker, head)) {
+        td_atomic_store_relaxed(&pool->completed[worker],
+                                td_atomic_load_relaxed(&map->seats[worker].done_tail));
+        td__crew_signal_locked(pool, worker, SIGKILL);
+    }
 }
 
-bool td__member_drain_all_locked(td_pool *pool)
+void td__member_drain_all_locked(td_pool *pool)
 {
-    bool finished = false;
     for (uint32_t worker = 0; worker < pool->config.max_workers; worker++)
         if (pool->members[worker].state != TD_MEMBER_EMPTY)
-            finished |= td__member_drain_locked(pool, worker);
-    return finished;
+            td__member_drain_locked(pool, worker);
 }
 
-bool td__pool_drain_locked(td_pool *pool)
+bool td__pool_waits(const td_pool *pool)
 {
-    const bool finished = td__member_drain_all_locked(pool);
-    if (pool->overflow_count > 0)
-        td__pool_refill_locked(pool);
+    for (uint32_t worker = 0; worker < pool->config.max_workers; worker++)
+        if (td_completion_waits(&pool->map, worker, td_atomic_load_relaxed(&pool->completed[worker])))
+            return true;
+    return false;
+}
+
+void td__pool_drain_locked(td_pool *pool)
+{
+    td__member_drain_all_locked(pool);
+    /* A worker that reported before it could see that tasks wait here has not rung: look again. */
+    while (pool->overflow_count > 0 && td__pool_refill_locked(pool) && td__pool_waits(pool))
+        td__member_drain_all_locked(pool);
     if (pool->chunks > 0 && pool->split_at_ns == TD_FOREVER &&
         (td_atomic_load_relaxed(&pool->map.head->wants) & TD_WANT_HUNGRY) == 0)
         td__chunk_split_locked(pool, td_now_ns());
     if (pool->closed && td_atomic_load_relaxed(&pool->outstanding) == 0)
         td__crew_dismiss_locked(pool);
-    return finished;
 }

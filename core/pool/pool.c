@@ -54,7 +54,8 @@ static void after_fork_in_child(void)
 {
     pthread_mutex_init(&registry_lock, NULL);
     for (td_list *node = registry.next; node != &registry; node = node->next) {
-        const td_pool *pool = TD_LIST_ENTRY(node, td_pool, registry_link);
+        td_pool *pool = TD_LIST_ENTRY(node, td_pool, registry_link);
+        pthread_mutex_init(&pool->lock, NULL); /* whoever held it is not here */
         close_copy(pool->zygote.channel);
         close_copy(pool->zygote.pidfd);
         for (uint32_t worker = 0; worker < pool->config.max_workers; worker++) {
@@ -99,18 +100,16 @@ static bool source_drain(struct td_source *source)
 {
     td_pool *pool = TD_LIST_ENTRY(source, td_pool, source);
     pthread_mutex_lock(&pool->lock);
-    const bool finished = td__pool_drain_locked(pool);
+    td__pool_drain_locked(pool);
+    const bool news = pool->news;
+    pool->news = false;
     pthread_mutex_unlock(&pool->lock);
-    return finished;
+    return news;
 }
 
 static bool source_waits(struct td_source *source)
 {
-    td_pool *pool = TD_LIST_ENTRY(source, td_pool, source);
-    for (uint32_t worker = 0; worker < pool->config.max_workers; worker++)
-        if (td_completion_waits(&pool->map, worker, td_atomic_load_relaxed(&pool->members[worker].completed)))
-            return true;
-    return false;
+    return td__pool_waits(TD_LIST_ENTRY(source, td_pool, source));
 }
 
 static bool source_may_spin(struct td_source *source)
@@ -128,27 +127,33 @@ static void listen_locked(td_pool *pool)
     td__pool_drain_locked(pool);
 }
 
+/* Is all done that a closed pool has to do? Then its processes are sent away; true when they are gone. */
+static bool end_locked(td_pool *pool)
+{
+    if (!pool->closed || td_atomic_load_relaxed(&pool->outstanding) != 0)
+        return false;
+    td__crew_dismiss_locked(pool);
+    return td__crew_is_gone_locked(pool);
+}
+
 static int64_t keep(struct td_keeper *keeper)
 {
     td_pool *pool = TD_LIST_ENTRY(keeper, td_pool, keeper);
     uint64_t rings;
-    int64_t next = TD_FOREVER;
     td_event_drain(td_drain_bell()->event_fd, &rings);
     pthread_mutex_lock(&pool->lock);
     const int64_t now = td_now_ns();
-    td__crew_keep_locked(pool);
+    int64_t next = td__crew_keep_locked(pool, now);
     td__pool_drain_locked(pool);
     if (pool->split_at_ns <= now)
         td__chunk_split_locked(pool, now);
-    next = td__timeouts_keep_locked(pool, now);
-    if (pool->split_at_ns < next)
-        next = pool->split_at_ns;
+    const int64_t timeout = td__timeouts_keep_locked(pool, now);
+    next = timeout < next ? timeout : next;
+    next = pool->split_at_ns < next ? pool->split_at_ns : next;
     listen_locked(pool);
-    if (pool->closed && td_atomic_load_relaxed(&pool->outstanding) == 0) {
-        td__crew_dismiss_locked(pool);
-        if (td__crew_is_gone_locked(pool))
-            next = TD_KEEP_END;
-    }
+    if (end_locked(pool))
+        next = TD_KEEP_END;
+    pool->news = false; /* told below */
     pthread_mutex_unlock(&pool->lock);
     if (next == TD_KEEP_END) {
         td_drain_remove_source(&pool->source);
@@ -160,7 +165,7 @@ static int64_t keep(struct td_keeper *keeper)
 
 static void ended(struct td_keeper *keeper)
 {
-    td_pool_unref(TD_LIST_ENTRY(keeper, td_pool, keeper));
+    td__pool_drop(TD_LIST_ENTRY(keeper, td_pool, keeper));
 }
 
 /* ---- Construction ------------------------------------------------------------------------------------------------ */
@@ -228,6 +233,7 @@ static void destroy(td_pool *pool)
     pthread_mutex_lock(&registry_lock);
     td_list_remove(&pool->registry_link);
     pthread_mutex_unlock(&registry_lock);
+    free(pool->context); /* its block goes with the arena */
     if (pool->intern.buckets != NULL)
         td__intern_fini(&pool->intern, pool->args_arena);
     td__crew_fini(pool);
@@ -259,6 +265,7 @@ td_status td_pool_new(const struct td_pool_config *config, td_pool **out)
     if (pool->config.grace_ns == 0)
         pool->config.grace_ns = td_option_int(TD_OPT_GRACE);
     td_atomic_init(&pool->refs, 1);
+    td_atomic_init(&pool->users, 1);
     pthread_mutex_init(&pool->lock, NULL);
     pool->forks_seen = td_atomic_load_relaxed(&forks);
     pool->source =
@@ -283,22 +290,45 @@ td_status td_pool_new(const struct td_pool_config *config, td_pool **out)
     return TD_OK;
 }
 
-td_pool *td_pool_ref(td_pool *pool)
+static bool is_closed(td_pool *pool)
+{
+    pthread_mutex_lock(&pool->lock);
+    const bool closed = pool->closed;
+    pthread_mutex_unlock(&pool->lock);
+    return closed;
+}
+
+td_pool *td__pool_hold(td_pool *pool)
 {
     td_atomic_fetch_add_relaxed(&pool->refs, 1);
     return pool;
 }
 
+void td__pool_drop(td_pool *pool)
+{
+    if (td_atomic_fetch_sub_acqrel(&pool->refs, 1) == 1 && !td__pool_forked(pool))
+        destroy(pool);
+}
+
+td_pool *td_pool_ref(td_pool *pool)
+{
+    td_atomic_fetch_add_relaxed(&pool->users, 1);
+    return pool;
+}
+
 void td_pool_unref(td_pool *pool)
 {
-    if (pool != NULL && td_atomic_fetch_sub_acqrel(&pool->refs, 1) == 1 && !td__pool_forked(pool))
-        destroy(pool);
+    if (pool == NULL || td_atomic_fetch_sub_acqrel(&pool->users, 1) != 1)
+        return;
+    if (!td__pool_forked(pool) && !is_closed(pool))
+        td_pool_close(pool, TD_CLOSE_KILL);
+    td__pool_drop(pool);
 }
 
 static char **copy_strings(const char *const strings[])
 {
     size_t count = 0;
-    while (strings[count] != NULL)
+    while (strings != NULL && strings[count] != NULL)
         count++;
     char **copy = calloc(count + 2, sizeof *copy); /* room for one more argument */
     for (size_t i = 0; copy != NULL && i < count; i++) {
@@ -313,9 +343,11 @@ static char **copy_strings(const char *const strings[])
 
 td_status td_pool_set_launch(td_pool *pool, const char *const argv[], const char *const envp[])
 {
-    char **new_argv = copy_strings(argv), **new_envp = copy_strings(envp);
+    if (td__pool_forked(pool))
+        return TD_EFORKED;
+    char **new_argv = copy_strings(argv), **new_envp = envp != NULL ? copy_strings(envp) : NULL;
     char *channel = strdup("3");
-    if (new_argv == NULL || new_envp == NULL || channel == NULL) {
+    if (new_argv == NULL || (envp != NULL && new_envp == NULL) || channel == NULL) {
         free_strings(new_argv);
         free_strings(new_envp);
         free(channel);
@@ -334,22 +366,33 @@ td_status td_pool_set_launch(td_pool *pool, const char *const argv[], const char
     return TD_OK;
 }
 
+void td__context_drop_locked(td_pool *pool, struct td_context *context)
+{
+    if (context == NULL || --context->users > 0)
+        return;
+    td_arena_free(pool->args_arena, context->ref);
+    free(context);
+}
+
 td_status td_pool_set_context(td_pool *pool, const void *bytes, uint64_t len)
 {
     struct td_block block;
     if (td__pool_forked(pool))
         return TD_EFORKED;
+    struct td_context *context = malloc(sizeof *context);
+    if (context == NULL)
+        return TD_ENOMEM;
     const td_status status = td_arena_alloc(pool->args_arena, len, &block);
-    if (status != TD_OK)
+    if (status != TD_OK) {
+        free(context);
         return status == TD_EAGAIN ? TD_ENOROOM : status;
-    memcpy(block.data, bytes, len);
+    }
+    if (len > 0)
+        memcpy(block.data, bytes, len);
+    *context = (struct td_context){.ref = block.ref, .bytes = len, .users = 1};
     pthread_mutex_lock(&pool->lock);
-    /* Orders under way name the old block: it is freed when the next but one context comes. */
-    if (pool->old_context_ref != 0)
-        td_arena_free(pool->args_arena, pool->old_context_ref);
-    pool->old_context_ref = pool->context_ref;
-    pool->context_ref = block.ref;
-    pool->context_bytes = len;
+    td__context_drop_locked(pool, pool->context); /* orders under way keep the old one */
+    pool->context = context;
     pthread_mutex_unlock(&pool->lock);
     return TD_OK;
 }
@@ -361,7 +404,7 @@ td_status td__pool_start_locked(td_pool *pool)
     td_status status = td_drain_add_source(&pool->source);
     if (status != TD_OK)
         return status;
-    td_pool_ref(pool);
+    td__pool_hold(pool);
     status = td_native_add(&pool->keeper);
     if (status != TD_OK) {
         td_drain_remove_source(&pool->source);
@@ -379,7 +422,9 @@ td_status td_pool_start(td_pool *pool)
     if (td__pool_forked(pool))
         return TD_EFORKED;
     pthread_mutex_lock(&pool->lock);
-    const td_status status = pool->closed ? TD_ECLOSED : td__pool_start_locked(pool);
+    td_status status = pool->closed ? TD_ECLOSED : td__pool_start_locked(pool);
+    if (status == TD_OK && pool->config.start == TD_START_SHARED)
+        status = td__crew_start_zygote_locked(pool);
     pthread_mutex_unlock(&pool->lock);
     return status;
 }
@@ -405,21 +450,25 @@ void td_pool_release_fn(td_pool *pool, uint32_t fn)
 
 /* ---- Ends -------------------------------------------------------------------------------------------------------- */
 
+void td__pool_unlock(td_pool *pool)
+{
+    const bool news = pool->news;
+    pool->news = false;
+    pthread_mutex_unlock(&pool->lock);
+    if (news && td_drain_has_waiter())
+        td_drain_notify();
+}
+
 void td__pool_break_locked(td_pool *pool, const char *reason, int signal)
 {
+    td__crew_end_all_locked(pool, signal); /* also when it is broken: the signal may be a harder one */
     if (td_atomic_load_relaxed(&pool->is_broken) != 0)
         return;
     td__member_drain_all_locked(pool);
     snprintf(pool->broken_reason, sizeof pool->broken_reason, "%s", reason);
     td_atomic_store_seq(&pool->is_broken, 1);
-    td__crew_signal_all_locked(pool, signal);
-    for (uint32_t worker = 0; worker < pool->config.max_workers; worker++) {
-        pool->members[worker].kill_at_ns = td_deadline_after(pool->config.grace_ns);
-        pool->members[worker].kill_position = 0;
-    }
-    td__fail_all_locked(pool);
     pool->closed = true;
-    td_native_wake();
+    td__fail_all_locked(pool);
 }
 
 void td_pool_break(td_pool *pool, const char *reason)
@@ -428,8 +477,7 @@ void td_pool_break(td_pool *pool, const char *reason)
         return;
     pthread_mutex_lock(&pool->lock);
     td__pool_break_locked(pool, reason, SIGTERM);
-    pthread_mutex_unlock(&pool->lock);
-    td_drain_notify();
+    td__pool_unlock(pool);
 }
 
 const char *td_pool_broken_reason(td_pool *pool)
@@ -449,11 +497,12 @@ td_status td_pool_close(td_pool *pool, uint32_t flags)
         td__pool_break_locked(pool, "its workers were killed (kill_workers)", SIGKILL);
     else if ((flags & TD_CLOSE_TERMINATE) != 0)
         td__pool_break_locked(pool, "its workers were terminated (terminate_workers)", SIGTERM);
-    if (!pool->started)
+    if (!pool->started) {
         td_atomic_store_seq(&pool->gone, 1);
-    pthread_mutex_unlock(&pool->lock);
+        pool->news = true;
+    }
+    td__pool_unlock(pool);
     td_native_wake();
-    td_drain_notify();
     return TD_OK;
 }
 

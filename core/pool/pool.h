@@ -14,10 +14,12 @@
  * One lock per pool covers all but what is marked atomic; it is taken for well under a microsecond per task, never while
  * a system call may block. A function named _locked needs it.
  * Locks, outer to inner: drain sources -> pool -> completions (group.c) -> arena. td_drain_notify and the condition of a
- * waiter are outside the pool's lock: conditions read atomics only.
+ * waiter are outside the pool's lock: conditions read atomics only. Whoever may have ended a task gives the lock up with
+ * td__pool_unlock, which notifies.
  *
- * References: the executor's handle holds one on the pool, each task holds one, and the native thread holds one from the
- * start of the pool until its last process is gone. The last one frees everything. */
+ * References: users hold one together (td_pool_unref closes the pool when the last of them leaves), each task holds one,
+ * and the native thread holds one from the start of the pool until its last process is gone. The last one frees
+ * everything. */
 #ifndef TD_POOL_POOL_H
 #define TD_POOL_POOL_H
 
@@ -145,31 +147,39 @@ struct td_member {
     int lifeline;   /* the parent's end */
     int stack_fd;   /* where its faulthandler writes */
     int channel;    /* its own (TD_START_SINGLE), else -1 */
-    bool orphan;    /* its zygote is gone: its pidfd, or its lifeline, tells when it ends */
-    bool watched;   /* that descriptor is with the native thread */
+    bool orphan;    /* its zygote is gone, and with it the one who could tell its exit code */
+    bool watched;   /* its pidfd, or where there is none its lifeline, is with the native thread */
     bool condemned; /* we sent SIGKILL or SIGTERM ourselves */
     int64_t ordered_ns, born_ns;
-    td_atomic_u64
-        completed;      /* the consumer's head of its completion ring; waiters look at it without the lock */
-    int64_t kill_at_ns; /* TD_FOREVER: no force is under way */
-    uint64_t kill_position; /* the task that the kill is meant for; 0: whatever it runs */
-    td_arena *arena;        /* its results */
-    uint64_t *kept;         /* refs of argument blocks it holds on to */
+    int64_t kill_at_ns;         /* TD_FOREVER: no force is under way */
+    uint64_t kill_position;     /* the task that the kill is meant for; 0: whatever it runs */
+    uint32_t kill_slot;         /* of that task */
+    struct td_context *context; /* what it was ordered with, until it has read it; holds a use */
+    td_arena *arena;            /* its results */
+    uint64_t *kept;             /* refs of argument blocks it holds on to */
     uint32_t kept_count, kept_capacity;
 };
 
 struct td_zygote {
     int32_t pid;
     int pidfd;
-    int channel;  /* -1: there is none */
-    bool ready;   /* it said so */
-    bool leaving; /* it was told to */
+    int channel;        /* -1: there is none */
+    bool ready;         /* it said so */
+    bool leaving;       /* it was told to */
+    int64_t kill_at_ns; /* TD_FOREVER: it may take its time */
+};
+
+/* What workers receive at their start: a block of the parent's arena. */
+struct td_context {
+    uint64_t ref, bytes;
+    uint32_t users; /* the pool, while it is the current one, and orders under way */
 };
 
 /* ---- The pool ----------------------------------------------------------------------------------------------- */
 
 struct td_pool {
-    td_atomic_u32 refs;
+    td_atomic_u32 refs;  /* the users together, each task, and the native thread */
+    td_atomic_u32 users; /* td_pool_new, td_pool_ref */
     pthread_mutex_t lock;
     struct td_source source;
     struct td_keeper keeper;
@@ -193,18 +203,21 @@ struct td_pool {
     struct td_intern intern;
 
     struct td_member *members;
+    td_atomic_u64
+        *completed; /* of each worker's ring: the consumer's head; waiters look at it without the lock */
     struct td_zygote zygote;
     uint32_t member_count; /* not EMPTY */
     uint32_t barren_deaths;
-    uint32_t failed_starts; /* zygotes in a row that left before they were ready */
+    uint32_t failed_starts; /* zygotes in a row that ended before a worker was born */
+    int64_t order_again_ns; /* a worker could not be started: no other is ordered before then */
     char **argv, **envp;
-    uint64_t context_ref, context_bytes; /* in args_arena; what the next worker gets */
-    uint64_t old_context_ref;            /* orders under way may still name it */
+    struct td_context *context; /* what the next worker gets; NULL: nothing */
 
     td_list registry_link;
     uint32_t forks_seen; /* by this process when the pool was made; more: it is the parent's */
     bool started;
-    bool closed;        /* by td_pool_close: no submits */
+    bool closed;        /* no submits */
+    bool news;          /* tasks have ended, or the pool broke, and waiters have not heard of it */
     td_atomic_u32 gone; /* closed, and its last process is gone */
     td_atomic_u32 is_broken;
     char broken_reason[4096];
@@ -212,29 +225,42 @@ struct td_pool {
 };
 
 /* pool.c */
+/* The references that tasks and the native thread hold. */
+td_pool *td__pool_hold(td_pool *pool);
+void td__pool_drop(td_pool *pool);
+/* Gives the lock up, and tells waiters if there is something to tell. */
+void td__pool_unlock(td_pool *pool);
+void td__context_drop_locked(td_pool *pool, struct td_context *context);
 /* Every pending task ends BROKEN, every worker gets the signal. */
 void td__pool_break_locked(td_pool *pool, const char *reason, int signal);
 bool td__pool_forked(const td_pool *pool);
 td_status td__pool_start_locked(td_pool *pool);
 
-/* submit.c: moves waiting tasks into free slots. */
-void td__pool_refill_locked(td_pool *pool);
+/* submit.c: moves waiting tasks into free slots. True when tasks wait on, and workers are asked anew to ring: what they
+ * reported before they could see that is to be drained once more. */
+bool td__pool_refill_locked(td_pool *pool);
 /* Puts a task that has no slot, a lost or cut-off one too, in line: at the front of what waits. */
 void td__task_requeue_locked(td_task *task);
 
 /* finish.c */
-bool td__pool_drain_locked(td_pool *pool);
-bool td__member_drain_locked(td_pool *pool, uint32_t worker);
+void td__pool_drain_locked(td_pool *pool);
+void td__member_drain_locked(td_pool *pool, uint32_t worker);
 /* Takes what all workers reported, and nothing else: no refill, no split. */
-bool td__member_drain_all_locked(td_pool *pool);
+void td__member_drain_all_locked(td_pool *pool);
+/* Has a worker reported something that was not taken yet? Without the lock. */
+bool td__pool_waits(const td_pool *pool);
 /* A slot that its worker marked DONE. */
 void td__finish_slot_locked(td_pool *pool, uint32_t worker, uint32_t slot);
 /* Gives the task's slot back; the word must be the parent's to write. */
 void td__slot_free_locked(td_pool *pool, uint32_t slot);
 
-/* chunk.c */
+/* chunk.c: cuts running chunks in parts, as long as workers are idle and it is worth it. */
 void td__chunk_split_locked(td_pool *pool, int64_t now);
+/* A chunk was submitted: workers that sleep already will not ring for a share of it. */
+void td__chunk_expect_locked(td_pool *pool);
+/* The items of a running chunk that nobody has taken yet are CANCELLED. */
 void td__chunk_cut_locked(td_task *task);
+/* The worker died in it. Takes the obituary over. */
 void td__chunk_lost_locked(td_task *task, struct td_slot *slot, td_arena *arena, struct td_obituary *obituary);
 
 /* cancel.c */
@@ -253,9 +279,12 @@ td_status td__crew_order_locked(td_pool *pool);
 /* The seat of a process that is gone, and all that belonged to it. */
 void td__member_clear_locked(td_pool *pool, uint32_t worker);
 void td__crew_signal_locked(td_pool *pool, uint32_t worker, int signal);
-void td__crew_signal_all_locked(td_pool *pool, int signal);
-/* Native thread: news of the zygote and of processes that ended. */
-void td__crew_keep_locked(td_pool *pool);
+/* Every process is to end: signals the workers, and kills after the grace time whatever is left then. */
+void td__crew_end_all_locked(td_pool *pool, int signal);
+/* Starts the zygote if there is none. */
+td_status td__crew_start_zygote_locked(td_pool *pool);
+/* Native thread: news of the zygote and of processes that ended; when to look again. */
+int64_t td__crew_keep_locked(td_pool *pool, int64_t now);
 void td__crew_dismiss_locked(td_pool *pool);
 bool td__crew_is_gone_locked(const td_pool *pool);
 

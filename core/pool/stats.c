@@ -14,7 +14,7 @@ void td_pool_get_stats(td_pool *pool, struct td_pool_stats *out)
     out->running = 0;
     for (uint32_t w = 0; w < pool->config.max_workers; w++) {
         const uint32_t state = td_atomic_load_relaxed(&pool->map.states[w]);
-        out->workers_alive += pool->members[w].state != TD_MEMBER_EMPTY;
+        out->workers_alive += state != TD_SEAT_EMPTY;
         out->workers_idle += state == TD_SEAT_SEARCHING || state == TD_SEAT_PARKED || state == TD_SEAT_WOKEN;
         out->running += td_atomic_load_relaxed(&pool->map.seats[w].current) != 0;
     }

@@ -97,12 +97,15 @@ static td_status place_locked(td_task *task)
     return TD_OK;
 }
 
-static void set_wants_locked(td_pool *pool)
+/* Says what workers should ring for. True when it asks for TD_WANT_LOW anew. */
+static bool set_wants_locked(td_pool *pool)
 {
     const uint32_t wants = (pool->overflow_count > 0 ? TD_WANT_LOW : 0u) |
                            (pool->chunks > 0 && pool->split_at_ns == TD_FOREVER ? TD_WANT_HUNGRY : 0u);
-    if (td_atomic_load_relaxed(&pool->map.head->wants) != wants)
+    const uint32_t before = td_atomic_load_relaxed(&pool->map.head->wants);
+    if (before != wants)
         td_atomic_store_seq(&pool->map.head->wants, wants);
+    return (wants & ~before & TD_WANT_LOW) != 0;
 }
 
 static void enqueue_locked(td_task *task, bool front)
@@ -117,7 +120,7 @@ static void enqueue_locked(td_task *task, bool front)
     pool->overflow_count++;
 }
 
-void td__pool_refill_locked(td_pool *pool)
+bool td__pool_refill_locked(td_pool *pool)
 {
     bool pushed = false;
     while (!td_list_empty(&pool->overflow)) {
@@ -129,11 +132,12 @@ void td__pool_refill_locked(td_pool *pool)
         pool->overflow_count--;
         pushed = true;
     }
-    set_wants_locked(pool);
+    const bool anew = set_wants_locked(pool);
     if (pushed) {
         td_doorbell_wake_workers(&pool->map);
         td__crew_grow_locked(pool);
     }
+    return anew;
 }
 
 void td__task_requeue_locked(td_task *task)
@@ -148,7 +152,8 @@ static td_status take_args(td_task *task, const struct td_call *call)
 {
     task->args_bytes = call->args_bytes;
     if (call->block.ref == 0) {
-        memcpy(task->inline_bytes.args, call->args, call->args_bytes);
+        if (call->args_bytes > 0)
+            memcpy(task->inline_bytes.args, call->args, call->args_bytes);
         return TD_OK;
     }
     task->args = malloc(sizeof *task->args);
@@ -217,22 +222,24 @@ static void account_locked(td_pool *pool, const td_task *task)
     }
 }
 
-/* Puts a task in line: directly when nothing waits before it. Drains when slots run out, which is what frees them;
- * did that finish anything? */
-static bool line_up_locked(td_task *task)
+/* Puts a task in line: directly when nothing waits before it. Drains when slots run out, which is what frees them. */
+static void line_up_locked(td_task *task)
 {
     td_pool *pool = task->pool;
-    const bool finished = pool->free_count == 0 && td__pool_drain_locked(pool);
+    if (pool->free_count == 0)
+        td__pool_drain_locked(pool);
     if (td_list_empty(&pool->overflow) && place_locked(task) == TD_OK) {
-        if (task->chunk)
-            set_wants_locked(pool);
         td_doorbell_wake_workers(&pool->map);
         td__crew_grow_locked(pool);
-        return finished;
+        if (task->chunk) {
+            td__chunk_expect_locked(pool);
+            set_wants_locked(pool);
+        }
+        return;
     }
     enqueue_locked(task, false);
-    set_wants_locked(pool);
-    return finished;
+    if (set_wants_locked(pool)) /* what was reported before that rang for nobody */
+        td__pool_drain_locked(pool);
 }
 
 td_status td_pool_submit(td_pool *pool, const struct td_call *call, td_task **out)
@@ -261,10 +268,8 @@ td_status td_pool_submit(td_pool *pool, const struct td_call *call, td_task **ou
                       task->args->ref); /* the worker may give it back, so before it can know it */
     td_task_ref(task);
     account_locked(pool, task);
-    const bool finished = line_up_locked(task);
-    pthread_mutex_unlock(&pool->lock);
-    if (finished && td_drain_has_waiter())
-        td_drain_notify();
+    line_up_locked(task);
+    td__pool_unlock(pool);
     *out = task;
     return TD_OK;
 }

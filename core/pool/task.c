@@ -26,7 +26,7 @@ td_task *td__task_new(td_pool *pool)
     td_list_init(&task->link);
     td_list_init(&task->group_link);
     td_list_init(&task->observed_link);
-    task->pool = td_pool_ref(pool);
+    task->pool = td__pool_hold(pool);
     task->slot = TD_NO_SLOT;
     return task;
 }
@@ -49,7 +49,7 @@ void td_task_unref(td_task *task)
         free(task->name);
         free(task->obituary);
         free(task);
-        td_pool_unref(pool);
+        td__pool_drop(pool);
         task = rest;
     }
 }
@@ -104,6 +104,7 @@ void td__task_finish_locked(td_task *task, enum td_task_state state)
     TD_TRACE(COMPLETE, task->slot, state);
     td_atomic_store_release(&task->state, (uint32_t)state); /* F */
     td__completed_file(task);
+    pool->news = true;
     td_atomic_fetch_sub_seq(&pool->outstanding, 1);
     td_task_unref(task);
 }
@@ -154,10 +155,8 @@ bool td_task_poll(td_task *task)
         return false;
     if (pthread_mutex_trylock(&task->pool->lock) != 0)
         return false;
-    const bool finished = td__pool_drain_locked(task->pool);
-    pthread_mutex_unlock(&task->pool->lock);
-    if (finished)
-        td_drain_notify();
+    td__pool_drain_locked(task->pool);
+    td__pool_unlock(task->pool);
     return is_final(task);
 }
 
@@ -180,6 +179,8 @@ td_status td_task_result(const td_task *task, struct td_view *out)
 td_status td_task_args(const td_task *task, struct td_view *out)
 {
     td_status status = TD_OK;
+    if (td__pool_forked(task->pool))
+        return TD_EFORKED;
     pthread_mutex_lock(&task->pool->lock);
     if (td_atomic_load_relaxed(&task->state) != TD_TASK_QUEUED) {
         status = TD_EINVAL;
