@@ -1,0 +1,134 @@
+"""CPython's own tests of its process pools and futures, run on Treadle's classes; see suite.py.
+
+They come from the test package of the running interpreter, which not every installation has. Each of them is a test
+here, named module.class.test. What is skipped stands in skips.txt.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sysconfig
+import tempfile
+import venv
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+import treadle
+
+HERE = Path(__file__).parent
+SECONDS = float(os.environ.get("TREADLE_TEST_SECONDS", "60"))
+
+
+def read_skips() -> dict[str, str]:
+    """Patterns of ids, each with its reason."""
+    lines = (HERE / "skips.txt").read_text().splitlines()
+    return dict(line.split(maxsplit=1) for line in lines if line and not line.startswith("#"))
+
+
+SKIPS = read_skips()
+
+
+# --- the suite's process
+
+
+def make_interpreter(root: Path) -> Path:
+    """An interpreter that puts Treadle's classes in the places of the stdlib's at each start, with -I too."""
+    venv.create(root, symlinks=True)
+    site = Path(sysconfig.get_path("purelib", "venv", {"base": str(root), "platbase": str(root)}))
+    packages = {str(Path(treadle.__file__).parent.parent), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    lines = [*sorted(packages), str(HERE), "import treadle_stand_in; treadle_stand_in.install()"]
+    (site / "treadle_upstream.pth").write_text("\n".join(lines) + "\n")
+    return root / "bin" / "python"
+
+
+class Suite:
+    """The suite's processes, and what became of its tests."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.command = [str(make_interpreter(folder / "venv")), str(HERE / "suite.py")]
+        self.outcomes: dict[str, tuple[str, str]] = {}
+        listed = subprocess.run([*self.command, "list"], check=True, stdout=subprocess.PIPE, timeout=SECONDS).stdout
+        self.tests, self.lacking = json.loads(listed)
+
+    def run(self, tests: list[str]) -> None:
+        """Runs tests in one process; where one of them ends or blocks it, those that follow in another."""
+        while left := [test for test in tests if test not in self.outcomes]:
+            report, log = self.folder / "report", self.folder / "log"
+            report.write_text("")
+            with log.open("wb") as output:
+                # Of its deadlines it takes care itself.
+                command = [*self.command, "run", str(SECONDS), str(report), *left]
+                status = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output).returncode
+            culprit = self.read(report, left)
+            if status != 0:
+                text = log.read_text(errors="replace")[-20000:]
+                self.outcomes[culprit or left[-1]] = ("failed", f"its process ended with status {status}:\n{text}")
+
+    def read(self, report: Path, tests: list[str]) -> str:
+        """Notes the outcomes, and gives the test that began and did not end."""
+        running = ""
+        for test, kind, text in map(json.loads, report.read_text().splitlines()):
+            if kind == "started":
+                running = test
+                continue
+            running = ""
+            for name in [test] if test else tests:
+                self.outcomes.setdefault(name, (kind, text))
+        return running or next((test for test in tests if test not in self.outcomes), "")
+
+
+# --- the tests
+
+
+SUITE = pytest.StashKey[Suite]()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "upstream" not in metafunc.fixturenames:
+        return
+    folder = tempfile.TemporaryDirectory(prefix="treadle-upstream-")
+    metafunc.config.add_cleanup(folder.cleanup)
+    suite = metafunc.config.stash[SUITE] = Suite(Path(folder.name))
+    lacking = [pytest.param(name, id=name, marks=pytest.mark.skip(reason)) for name, reason in suite.lacking.items()]
+    metafunc.parametrize("upstream", [*map(with_skip, suite.tests), *lacking])
+
+
+def with_skip(test: str) -> object:
+    reason = skip_reason(test)
+    return pytest.param(test, id=test, marks=pytest.mark.skip(reason) if reason else ())
+
+
+def skip_reason(test: str) -> str:
+    return next((reason for pattern, reason in SKIPS.items() if fnmatchcase(test, pattern)), "")
+
+
+@pytest.mark.deadline(600)
+def test_upstream(upstream: str, request: pytest.FixtureRequest) -> None:
+    suite = request.config.stash[SUITE]
+    if upstream not in suite.outcomes:
+        # All of its class that are to be run: the process starts once for them.
+        group = upstream.rpartition(".")[0]
+        suite.run([name for name in chosen(request.session.items) if name.rpartition(".")[0] == group])
+    kind, text = suite.outcomes[upstream]
+    if kind == "skipped":
+        pytest.skip(f"by itself: {text}")
+    if kind == "failed":
+        pytest.fail(text, pytrace=False)
+
+
+def chosen(items: list[pytest.Item]) -> list[str]:
+    """The upstream tests among the session's items that are not skipped."""
+    calls = [item.callspec for item in items if isinstance(item, pytest.Function) and hasattr(item, "callspec")]
+    names = [call.params["upstream"] for call in calls if "upstream" in call.params]
+    return [name for name in names if not skip_reason(name)]
+
+
+def test_skips_are_of_tests_that_exist(request: pytest.FixtureRequest) -> None:
+    suite = request.config.stash[SUITE]
+    if suite.lacking:
+        pytest.skip("not all of the suite is here")
+    assert [pattern for pattern in SKIPS if not any(fnmatchcase(test, pattern) for test in suite.tests)] == []
