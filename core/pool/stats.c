@@ -8,6 +8,8 @@ void td_pool_get_stats(td_pool *pool, struct td_pool_stats *out)
 {
     td_arena_stats args;
     pthread_mutex_lock(&pool->lock);
+    if (pool->started && !td__pool_forked(pool))
+        td__pool_drain_locked(pool); /* so that what has ended counts as ended */
     *out = pool->stats;
     td_arena_stats_read(pool->args_arena, &args);
     const uint64_t outstanding = td_atomic_load_relaxed(&pool->outstanding);
@@ -24,7 +26,7 @@ void td_pool_get_stats(td_pool *pool, struct td_pool_stats *out)
     out->argument_bytes_live = args.live_bytes;
     out->barren_deaths = pool->barren_deaths;
     out->zygote_pid = pool->zygote.channel >= 0 ? pool->zygote.pid : 0;
-    pthread_mutex_unlock(&pool->lock);
+    td__pool_unlock(pool);
 }
 
 static uint64_t resident_bytes(int32_t pid)

@@ -163,13 +163,15 @@ static td_status take_args(td_task *task, const struct td_call *call)
     return TD_OK;
 }
 
-static td_status check_call(const td_pool *pool, const struct td_call *call)
+static bool is_sound(const struct td_call *call)
 {
-    if (call->block.ref == 0 &&
-        (call->args_bytes > TD_INLINE_ARGS || (call->args == NULL && call->args_bytes > 0)))
-        return TD_EINVAL;
-    if (call->block.ref != 0 && call->args_bytes > call->block.capacity)
-        return TD_EINVAL;
+    if (call->block.ref != 0)
+        return call->args_bytes <= call->block.capacity;
+    return call->args_bytes <= TD_INLINE_ARGS && (call->args != NULL || call->args_bytes == 0);
+}
+
+static td_status accepts_locked(const td_pool *pool)
+{
     if (td_atomic_load_relaxed(&pool->is_broken) != 0)
         return TD_EBROKEN;
     return pool->closed ? TD_ECLOSED : TD_OK;
@@ -246,12 +248,14 @@ td_status td_pool_submit(td_pool *pool, const struct td_call *call, td_task **ou
 {
     if (td__pool_forked(pool))
         return TD_EFORKED;
+    if (!is_sound(call))
+        return TD_EINVAL;
     td_task *task;
     td_status status = new_task(pool, call, &task);
     if (status != TD_OK)
         return status;
     pthread_mutex_lock(&pool->lock);
-    status = check_call(pool, call);
+    status = accepts_locked(pool);
     if (status == TD_OK)
         status = td__pool_start_locked(pool);
     if (status == TD_OK && !td__intern_ref_locked(&pool->intern, call->fn))
