@@ -176,7 +176,15 @@ static PyObject *check_payload(PyObject *module, PyObject *bytes)
     return PyBool_FromLong(tb_payload_check(PyBytes_AS_STRING(bytes), (uint64_t)PyBytes_GET_SIZE(bytes)));
 }
 
+static PyObject *globals_changed(PyObject *module, PyObject *unused)
+{
+    (void)unused;
+    tb_codec_of(module)->globals_epoch++;
+    Py_RETURN_NONE;
+}
+
 PyMethodDef tb_codec_methods[] = {
+    {"globals_changed", globals_changed, METH_NOARGS, PyDoc_STR("A global that came by value has another value now.")},
     {"encode_call", encode_call, METH_VARARGS, PyDoc_STR("encode_call(args, kwargs={}, by_reference_main=False)")},
     {"encode_value", encode_value, METH_O, PyDoc_STR("The payload of a result, as bytes.")},
     {"encode_chunk", encode_chunk, METH_O, PyDoc_STR("The payload of a chunk's arguments, as bytes.")},

@@ -24,6 +24,7 @@ struct tb_codec {
     PyObject *dump_exception, *load_exception;                 /* treadle._remote */
     PyObject *corrupt_data;                                    /* treadle._errors.CorruptData */
     PyObject *buffers_keyword;                                 /* ("buffers",) */
+    uint64_t globals_epoch; /* a worker's: counts changes of globals that came with by-value functions */
 };
 
 /* Makes the types, adds Watch to the module, and adds the functions of codec, worker and zygote (tb_worker_methods).

@@ -22,6 +22,8 @@
 struct function {
     uint32_t number;
     PyObject *callable; /* NULL: the slot is free */
+    PyObject *refresh;  /* puts the globals back that it came with; NULL: it came with none */
+    uint64_t epoch;     /* of the globals that it was last used with */
 };
 
 /* A birth, and from attach() on the worker that came of it. */
@@ -65,23 +67,53 @@ static void flush_output(struct birth *self)
 
 /* ---- Functions -------------------------------------------------------------------------------------------- */
 
-/* Borrowed. Numbers are never used again for another function. */
+/* Makes the callable from its bytes: (callable, refresh or None), into the slot. */
+static int load_function(struct birth *self, const struct td_assignment *task, struct function *slot)
+{
+    PyObject *load = tb_codec_import(&self->codec->load_function, "treadle._travel", "load_for_worker");
+    PyObject *bytes =
+        load == NULL ? NULL : PyBytes_FromStringAndSize(task->fn_bytes.data, (Py_ssize_t)task->fn_bytes.bytes);
+    PyObject *pair = bytes == NULL ? NULL : PyObject_CallOneArg(load, bytes);
+    Py_XDECREF(bytes);
+    if (pair == NULL)
+        return -1;
+    PyObject *refresh = PyTuple_GetItem(pair, 1);
+    if (refresh == NULL) {
+        Py_DECREF(pair);
+        return -1;
+    }
+    slot->number = task->fn;
+    slot->epoch = self->codec->globals_epoch;
+    Py_XSETREF(slot->refresh, refresh == Py_None ? NULL : Py_NewRef(refresh));
+    Py_XSETREF(slot->callable, Py_NewRef(PyTuple_GET_ITEM(pair, 0)));
+    Py_DECREF(pair);
+    return 0;
+}
+
+/* Functions by value share their globals, and each version of one comes with values of its own for them: a version
+ * that is used again after another one gets its values back. */
+static int refresh_globals(struct birth *self, struct function *slot)
+{
+    PyObject *done = PyObject_CallNoArgs(slot->refresh);
+    if (done == NULL)
+        return -1;
+    Py_DECREF(done);
+    slot->epoch = self->codec->globals_epoch;
+    return 0;
+}
+
+/* Borrowed. A number that is used again for another function is a different one by its generation. */
 static PyObject *find_function(struct birth *self, const struct td_assignment *task)
 {
     struct function *slot = &self->functions[task->fn & (FUNCTIONS - 1)];
-    if (slot->callable != NULL && slot->number == task->fn)
-        return slot->callable;
-    PyObject *load = tb_codec_import(&self->codec->load_function, "treadle._travel", "load_function");
-    if (load == NULL)
-        return NULL;
-    PyObject *bytes = PyBytes_FromStringAndSize(task->fn_bytes.data, (Py_ssize_t)task->fn_bytes.bytes);
-    PyObject *callable = bytes == NULL ? NULL : PyObject_CallOneArg(load, bytes);
-    Py_XDECREF(bytes);
-    if (callable == NULL)
-        return NULL;
-    slot->number = task->fn;
-    Py_XSETREF(slot->callable, callable);
-    return callable;
+    if (slot->callable == NULL || slot->number != task->fn) {
+        if (load_function(self, task, slot) < 0)
+            return NULL;
+    } else if (slot->refresh != NULL && slot->epoch != self->codec->globals_epoch) {
+        if (refresh_globals(self, slot) < 0)
+            return NULL;
+    }
+    return slot->callable;
 }
 
 /* ---- Room for results ------------------------------------------------------------------------------------- */
@@ -457,8 +489,10 @@ static void birth_dealloc(PyObject *object)
     Py_XDECREF(self->name_stdout);
     Py_XDECREF(self->name_stderr);
     Py_XDECREF(self->name_flush);
-    for (uint32_t i = 0; i < FUNCTIONS; i++)
+    for (uint32_t i = 0; i < FUNCTIONS; i++) {
         Py_XDECREF(self->functions[i].callable);
+        Py_XDECREF(self->functions[i].refresh);
+    }
     type->tp_free(object);
     Py_DECREF(type);
 }

@@ -18,6 +18,7 @@ import sys
 from _pickle import Pickler
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
 
+from . import _engine
 from ._findable import MAIN, is_findable
 
 TYPE_CHECKING = False  # as typing has it, whose import takes 5 ms
@@ -327,6 +328,28 @@ class Space:
 
 
 _received: dict[str, dict[str, object]] = {}
+_tape: Tape | None = None
+
+
+class Tape:
+    """Notes the globals that come along while something is loaded, to give them their values again later."""
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[dict[str, Any], Entries]] = []
+
+    def __enter__(self) -> Tape:
+        global _tape
+        _tape = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        global _tape
+        _tape = None
+
+    def replay(self) -> None:
+        """Another version of a function may have changed them since."""
+        for space, entries in self.entries:
+            receive(space, entries)
 
 
 def _module(name: str) -> ModuleType:
@@ -374,8 +397,13 @@ def receive(space: dict[str, Any], entries: Entries) -> None:
     if vars(sys.modules.get(home, sys)) is not space:
         space.update((name, value) for name, (_, value) in entries.items())
         return
+    if _tape is not None:
+        _tape.entries.append((space, entries))
     seen = _received.setdefault(home, {})
     for name, (digest, value) in entries.items():
-        if name not in space or (name in seen and seen[name] != digest):
+        if name not in space:
             space[name] = value
+        elif seen.get(name, digest) != digest:
+            space[name] = value
+            _engine.globals_changed()
         seen[name] = digest

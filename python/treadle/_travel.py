@@ -170,3 +170,10 @@ def load_call(data: bytes) -> tuple[Callable[..., Any], tuple[Any, ...]]:
 
 
 load_function = loads
+
+
+def load_for_worker(data: bytes) -> tuple[Callable[..., Any], Callable[[], None] | None]:
+    """The callable, and what gives its globals the values again that they came with, where some came along."""
+    with _byvalue.Tape() as tape:
+        function = loads(data)
+    return function, tape.replay if tape.entries else None

@@ -276,6 +276,20 @@ def test_what_a_worker_made_of_a_global_is_kept_until_the_parent_changes_it(modu
     assert in_worker(source, *first, second, third) == expected
 
 
+def test_a_version_that_is_used_again_has_its_own_globals(module: ModuleType) -> None:
+    define(module, "value = 1\ndef task(): return value")
+    first = pack(module.task)
+    module.value = 2  # type: ignore[attr-defined]
+    source = """
+        first, refresh = _travel.load_for_worker(payloads[0])
+        second, _ = _travel.load_for_worker(payloads[1])
+        result = [first()]
+        refresh()
+        result.append(first())
+    """
+    assert in_worker(source, first, pack(module.task)) == [2, 1]
+
+
 def test_a_mutable_global_that_the_parent_has_changed_in_place_is_seen(module: ModuleType) -> None:
     define(module, "items = [1]\ndef task(): return items")
     first = pack(module.task)
