@@ -307,6 +307,9 @@ static int feed_chunk(struct tb_map *map, uint32_t wanted)
         Py_XDECREF(raised);
         return 0;
     }
+    /* Pool.imap sends whole chunks alone: none of one whose items could not all be read. */
+    if (gathered == GATHER_BAD_INPUT && map->keep_going && map->chunk_items != 0)
+        tb_chunk_clear(&map->building);
     int done = send_chunk(map);
     if (raised != NULL) {
         if (done < 0) {

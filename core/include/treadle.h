@@ -136,9 +136,9 @@ struct td_call {
 /* Never waits for a worker. TD_ECLOSED, TD_EBROKEN, TD_EFORKED, TD_ENOMEM. The caller owns one reference. */
 td_status td_pool_submit(td_pool *pool, const struct td_call *call, td_task **out);
 
-#define TD_CLOSE_CANCEL_QUEUED 1u
-#define TD_CLOSE_TERMINATE 2u /* SIGTERM to all workers; what they ran is lost */
-#define TD_CLOSE_KILL 4u      /* SIGKILL likewise */
+#define TD_CLOSE_CANCEL_QUEUED 1u /* but for what workers that are free, or on their way, take at this moment */
+#define TD_CLOSE_TERMINATE 2u     /* SIGTERM to all workers; what they ran is lost */
+#define TD_CLOSE_KILL 4u          /* SIGKILL likewise */
 /* No more submits; workers leave when nothing is queued. Idempotent; returns at once. */
 td_status td_pool_close(td_pool *pool, uint32_t flags);
 /* Waits until the pool is closed and its last worker and zygote are gone. */

@@ -89,8 +89,8 @@ td_status td_task_cancel(td_task *task, bool force)
     return status;
 }
 
-/* Ends every task that no worker has. */
-static void withdraw_all_locked(td_pool *pool, enum td_task_state state)
+/* Ends every task that no worker has, but for those in a slot whose position is below `spared`. */
+static void withdraw_all_locked(td_pool *pool, enum td_task_state state, uint64_t spared)
 {
     while (!td_list_empty(&pool->overflow)) {
         td_task *task = TD_LIST_ENTRY(pool->overflow.next, td_task, link);
@@ -99,20 +99,37 @@ static void withdraw_all_locked(td_pool *pool, enum td_task_state state)
     }
     for (uint32_t slot = 0; slot < pool->map.slot_count; slot++) {
         td_task *task = pool->slot_tasks[slot];
-        if (task != NULL && withdraw_locked(task))
+        if (task == NULL || td_atomic_load_relaxed(&task->position) < spared)
+            continue;
+        if (withdraw_locked(task))
             td__task_finish_locked(task, state);
     }
 }
 
-void td__cancel_queued_locked(td_pool *pool)
+/* The position behind the tasks that free hands are about to take: one each, the oldest that wait. */
+static uint64_t behind_begun_locked(const td_pool *pool)
+{
+    uint64_t oldest = UINT64_MAX;
+    for (uint32_t slot = 0; slot < pool->map.slot_count; slot++) {
+        const td_task *task = pool->slot_tasks[slot];
+        if (task == NULL ||
+            td_word_state(td_atomic_load_acquire(&pool->map.slots[slot].word)) != TD_SLOT_READY)
+            continue;
+        const uint64_t position = td_atomic_load_relaxed(&task->position);
+        oldest = position < oldest ? position : oldest;
+    }
+    return oldest == UINT64_MAX ? 0 : oldest + td__crew_free_hands(pool);
+}
+
+void td__cancel_queued_locked(td_pool *pool, bool all)
 {
     td__member_drain_all_locked(pool);
-    withdraw_all_locked(pool, TD_TASK_CANCELLED);
+    withdraw_all_locked(pool, TD_TASK_CANCELLED, all ? 0 : behind_begun_locked(pool));
 }
 
 void td__fail_all_locked(td_pool *pool)
 {
-    withdraw_all_locked(pool, TD_TASK_BROKEN);
+    withdraw_all_locked(pool, TD_TASK_BROKEN, 0);
     for (uint32_t slot = 0; slot < pool->map.slot_count; slot++) {
         td_task *task = pool->slot_tasks[slot];
         if (task == NULL)

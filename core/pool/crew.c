@@ -336,15 +336,32 @@ td_status td__crew_order_locked(td_pool *pool)
     return status;
 }
 
+/* Is it there, or on its way, and stays? */
+static bool has_hands(const td_pool *pool, uint32_t worker)
+{
+    const uint32_t state = td_atomic_load_relaxed(&pool->map.states[worker]);
+    return state != TD_SEAT_EMPTY && state != TD_SEAT_LEAVING;
+}
+
+uint32_t td__crew_free_hands(const td_pool *pool)
+{
+    uint32_t free_hands = 0;
+    for (uint32_t w = 0; w < pool->config.max_workers; w++)
+        free_hands += has_hands(pool, w) && td_atomic_load_relaxed(&pool->map.states[w]) != TD_SEAT_BUSY;
+    return free_hands;
+}
+
 void td__crew_grow_locked(td_pool *pool)
 {
     if (pool->member_count >= pool->config.max_workers)
         return;
-    uint64_t free_hands = 0;
-    for (uint32_t w = 0; w < pool->config.max_workers; w++) {
-        const uint32_t state = td_atomic_load_relaxed(&pool->map.states[w]);
-        free_hands += state != TD_SEAT_EMPTY && state != TD_SEAT_BUSY && state != TD_SEAT_LEAVING;
-    }
+    uint64_t hands = 0;
+    for (uint32_t w = 0; w < pool->config.max_workers; w++)
+        hands += has_hands(pool, w);
+    /* One that has just replied still looks busy: a caller that submits one task after the other needs no second. */
+    if (hands >= td_atomic_load_relaxed(&pool->outstanding))
+        return;
+    uint64_t free_hands = td__crew_free_hands(pool);
     const uint64_t waiting = td_submission_waiting(&pool->map) + pool->overflow_count;
     td_status status = TD_OK;
     while (free_hands < waiting && pool->member_count < pool->config.max_workers && status == TD_OK) {

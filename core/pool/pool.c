@@ -492,7 +492,7 @@ td_status td_pool_close(td_pool *pool, uint32_t flags)
     pthread_mutex_lock(&pool->lock);
     pool->closed = true;
     if ((flags & (TD_CLOSE_CANCEL_QUEUED | TD_CLOSE_TERMINATE | TD_CLOSE_KILL)) != 0)
-        td__cancel_queued_locked(pool);
+        td__cancel_queued_locked(pool, (flags & (TD_CLOSE_TERMINATE | TD_CLOSE_KILL)) != 0);
     if ((flags & TD_CLOSE_KILL) != 0)
         td__pool_break_locked(pool, "its workers were killed (kill_workers)", SIGKILL);
     else if ((flags & TD_CLOSE_TERMINATE) != 0)

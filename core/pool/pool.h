@@ -266,7 +266,8 @@ void td__chunk_lost_locked(td_task *task, struct td_slot *slot, td_arena *arena,
 /* cancel.c */
 int64_t td__timeouts_keep_locked(td_pool *pool, int64_t now);
 td_status td__task_doom_locked(td_task *task, enum td_doom doom);
-void td__cancel_queued_locked(td_pool *pool);
+/* Unless all: what a free worker is about to take is as good as begun, and runs. */
+void td__cancel_queued_locked(td_pool *pool, bool all);
 void td__fail_all_locked(td_pool *pool); /* every pending task ends BROKEN */
 
 /* crew.c */
@@ -274,6 +275,8 @@ td_status td__crew_init(td_pool *pool);
 void td__crew_fini(td_pool *pool);
 /* Orders as many workers as are allowed and find work waiting. */
 void td__crew_grow_locked(td_pool *pool);
+/* How many workers are there, or on their way, and run nothing. */
+uint32_t td__crew_free_hands(const td_pool *pool);
 /* Orders one, if one more is allowed. TD_EAGAIN: not now, the native thread tries again. */
 td_status td__crew_order_locked(td_pool *pool);
 /* The seat of a process that is gone, and all that belonged to it. */
