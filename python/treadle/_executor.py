@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 from types import EllipsisType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from . import _context, _engine, _errors, _launch, _options
+from . import _context, _engine, _errors, _launch, _options, _trace
 
 if TYPE_CHECKING:
     from . import _output
@@ -199,6 +199,7 @@ class ProcessPoolExecutor(_engine.Executor, Executor):
                 raise _errors.pool_closed()
             if self._started:
                 return
+            _trace.begin()
             self._launch()
             self._started = True
 
@@ -228,10 +229,10 @@ class ProcessPoolExecutor(_engine.Executor, Executor):
             _launch.start_forked(self, inherited)
 
     def _start_forwarding(self) -> _output.Address | None:
+        if not _launch.forwards_output(self._forward_output):
+            return None
         from . import _output
 
-        if not _output.wanted(self._forward_output):
-            return None
         forwarder = self._forwarder = _output.Forwarder()
         # A pool that is let go of without shutdown: the reader ends with the last worker.
         finalizer: Any = weakref.finalize(self, forwarder.let_go)
@@ -313,7 +314,7 @@ class ProcessPoolExecutor(_engine.Executor, Executor):
 
     def __del__(self) -> None:
         # Let go of without shutdown: what is pending is finished, as the stdlib's is. Runs also where __init__ raised.
-        if getattr(self, "_started", False) and not self._forked and not exiting:
+        if getattr(self, "_started", False) and not self._forked and exiting is False:  # None: modules go
             self._close(0)
             drop_ended()
             if not self._join(0):

@@ -166,15 +166,15 @@ def start_fresh(pool: _engine.Executor, method: str, preload: Sequence[str], thr
 
 def start_forked(pool: _engine.Executor, inherited: tuple[Callable[..., object], tuple[Any, ...]] | None) -> None:
     """Forks the zygote from this process and hands it to the engine."""
-    import socket
+    import _socket  # socket.py takes 5 ms to import
 
     from . import _zygote
 
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()  # or the child would write what is buffered a second time
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs:
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    try:
         pid = os.fork()
         if pid == 0:
             try:
@@ -184,3 +184,21 @@ def start_forked(pool: _engine.Executor, inherited: tuple[Callable[..., object],
                 os._exit(1)
         pool._engine_adopt(pid, ours.fileno())
         ours.detach()
+    finally:
+        ours.close()
+        theirs.close()
+
+
+def forwards_output(forward: bool | None) -> bool:
+    """Is this pool's output forwarded? By default where Python's streams are not the process's descriptors."""
+    if forward is not None:
+        return forward
+    return not (is_descriptor(sys.stdout, 1) and is_descriptor(sys.stderr, 2))
+
+
+def is_descriptor(stream: Any, number: int) -> bool:
+    """Does this stream write to that descriptor? One that is None writes nowhere, which is as good."""
+    try:
+        return stream is None or stream.fileno() == number
+    except (OSError, ValueError, AttributeError):
+        return False

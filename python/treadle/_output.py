@@ -33,21 +33,6 @@ OUT, ERROR, LOG, QUIT = b"oelq"
 Address = tuple[int, int, int, dict[str, int]]
 
 
-def wanted(forward: bool | None) -> bool:
-    """Is this pool's output forwarded? By default where Python's streams are not the process's descriptors."""
-    if forward is not None:
-        return forward
-    return not (is_descriptor(sys.stdout, 1) and is_descriptor(sys.stderr, 2))
-
-
-def is_descriptor(stream: Any, number: int) -> bool:
-    """Does this stream write to that descriptor? One that is None writes nowhere, which is as good."""
-    try:
-        return stream is None or stream.fileno() == number
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
 # --- the parent
 
 
