@@ -1,4 +1,4 @@
-/* info.c: the options in force, the CPU and memory budget, the clock, as Python sees them.
+/* info.c: the options in force, the CPU and memory budget, the clock and the trace, as Python sees them.
  * Tests  tests/unit/test_engine_module.py */
 #include "info.h"
 
@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/option.h"
+#include "base/trace.h"
 #include "os/budget.h"
 
 PyDoc_STRVAR(options_doc, "options()\n--\n\n"
@@ -97,10 +98,36 @@ static PyObject *info_now(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unuse
     return PyLong_FromLongLong(td_now_ns());
 }
 
+PyDoc_STRVAR(trace_on_doc, "trace_on()\n--\n\nTrace points record from here on.");
+
+static PyObject *info_trace_on(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused))
+{
+    td_trace_enable(true);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(trace_dump_doc, "trace_dump(fd)\n--\n\n"
+                             "Writes this process's trace as lines of text: time in ns, process, thread, event, a, b.");
+
+static PyObject *info_trace_dump(PyObject *Py_UNUSED(module), PyObject *arg)
+{
+    int fd = PyObject_AsFileDescriptor(arg);
+    if (fd < 0)
+        return NULL;
+    td_status status;
+    Py_BEGIN_ALLOW_THREADS;
+    status = td_trace_dump(fd);
+    Py_END_ALLOW_THREADS;
+    if (status != TD_OK)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef info_methods[] = {
     {"options", info_options, METH_NOARGS, options_doc}, {"option", info_option, METH_O, option_doc},
     {"reload_options", info_reload, METH_NOARGS, reload_doc}, {"budget", info_budget, METH_NOARGS, budget_doc},
     {"cpus", info_cpus, METH_NOARGS, cpus_doc}, {"now_ns", info_now, METH_NOARGS, now_doc},
+    {"trace_on", info_trace_on, METH_NOARGS, trace_on_doc}, {"trace_dump", info_trace_dump, METH_O, trace_dump_doc},
     {0},
 };
 

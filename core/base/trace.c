@@ -165,8 +165,8 @@ static size_t format_record(trace_ring *ring, uint64_t index, char *line, size_t
     uint64_t b = td_atomic_load_acquire(&record->b);                    /* V */
     if (td_atomic_load_relaxed(&ring->written) >= index + RECORDS)
         return 0;
-    int length = snprintf(line, capacity, "%" PRIu64 " %" PRIu32 " %s %" PRIu64 " %" PRIu64 "\n", time_ns,
-                          (uint32_t)event, event_names[event >> 32], a, b);
+    int length = snprintf(line, capacity, "%" PRIu64 " %d %" PRIu32 " %s %" PRIu64 " %" PRIu64 "\n", time_ns,
+                          getpid(), (uint32_t)event, event_names[event >> 32], a, b);
     return length > 0 ? (size_t)length : 0;
 }
 

@@ -101,7 +101,7 @@ void td__task_finish_locked(td_task *task, enum td_task_state state)
         pool->chunks--;
     if (task->timeout_ns > 0)
         pool->timed--;
-    TD_TRACE(COMPLETE, task->slot, state);
+    TD_TRACE(COMPLETE, td_atomic_load_relaxed(&task->position), state);
     td_atomic_store_release(&task->state, (uint32_t)state); /* F */
     td__completed_file(task);
     pool->news = true;

@@ -9,14 +9,14 @@ As little as possible is imported here: every import is paid for at a pool's sta
 
 from __future__ import annotations
 
-import _signal  # not signal, whose enums take 2 ms
+import _signal  # type: ignore[import-not-found]  # not signal, whose enums take 2 ms
 import gc
 import marshal
 import os
 import sys
 import warnings
 
-from . import _engine
+from . import _engine, _trace
 from . import _travel as _travel  # for all workers at once
 
 TYPE_CHECKING = False  # as typing has it, whose import takes 5 ms
@@ -144,16 +144,38 @@ def prepare(birth: _engine.Birth, inherited: Inherited | None) -> bool:
     try:
         context: dict[str, Any] = marshal.loads(birth.context) if birth.context else {}
         apply(context, birth.index)
+        _trace.begin()
         if "initializer" in context:
             function, arguments = _travel.load_call(context["initializer"])
             function(*arguments)
         if inherited is not None:
             inherited[0](*inherited[1])
     except BaseException:
+        log_failure()
         birth.failed(formatted())
         return False
     birth.ready()
     return True
+
+
+def log_failure() -> None:
+    """To the stdlib's logger of a failing initializer, where somebody listens to it, and with it what is under way."""
+    logging = sys.modules.get("logging")
+    logger = logging.getLogger("concurrent.futures") if logging is not None else None
+    if logger is None or not logger.hasHandlers():
+        return
+    try:
+        logger.critical("Exception in initializer:", exc_info=True)
+        end_multiprocessing()
+    except Exception:
+        pass  # what the initializer raised is of more interest
+
+
+def end_multiprocessing() -> None:
+    """What multiprocessing does at the end of its processes: queues are flushed, children joined."""
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        util._exit_function()
 
 
 def leave(status: int) -> NoReturn:
@@ -164,6 +186,7 @@ def leave(status: int) -> NoReturn:
         threading = sys.modules.get("threading")
         if threading is not None:
             threading._shutdown()
+        end_multiprocessing()
         atexit._run_exitfuncs()
     except BaseException:
         status = status or 1
@@ -261,7 +284,7 @@ def limit_threads(share: int) -> None:
     """Holds BLAS and OpenMP to the worker's share of the CPUs: those to come, and those that are loaded already."""
     own = set_thread_variables(str(share))
     if own and any(name in sys.modules for name in NUMERIC):
-        import threadpoolctl
+        import threadpoolctl  # type: ignore[import-untyped]
 
         threadpoolctl.threadpool_limits(share)
 
@@ -363,7 +386,7 @@ class AfterImport:
                 inner(module)
                 self.call(module)
 
-            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+            spec.loader.exec_module = exec_module
         return spec
 
 

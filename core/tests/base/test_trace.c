@@ -109,7 +109,7 @@ TD_TEST(a_dump_beside_a_recorder_shows_no_torn_record)
         dump();
         for (char *line = strtok(dumped, "\n"); line; line = strtok(NULL, "\n")) {
             uint64_t a = 0, b = 0;
-            CHECK_EQ(sscanf(line, "%*u %*u FINISH %" SCNu64 " %" SCNu64, &a, &b), 2);
+            CHECK_EQ(sscanf(line, "%*u %*u %*u FINISH %" SCNu64 " %" SCNu64, &a, &b), 2);
             CHECK_EQ(b, ~a);
         }
     }
