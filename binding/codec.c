@@ -49,7 +49,8 @@ static void heap_drop(void *ctx, struct td_block *block)
     PyMem_Free(((struct heap_room *)ctx)->base);
 }
 
-static PyObject *payload_bytes(int rc, const uint8_t *small, const struct tb_payload *payload, struct heap_room *heap)
+static PyObject *payload_bytes(int rc, const uint8_t *small, const struct tb_payload *payload,
+                               struct heap_room *heap)
 {
     PyObject *bytes = NULL;
     if (rc == 0) {
@@ -64,14 +65,16 @@ static PyObject *encode_call(PyObject *module, PyObject *args)
 {
     PyObject *call_args, *kwargs = NULL;
     int by_reference = 0;
-    if (!PyArg_ParseTuple(args, "O!|O!p:encode_call", &PyTuple_Type, &call_args, &PyDict_Type, &kwargs, &by_reference))
+    if (!PyArg_ParseTuple(args, "O!|O!p:encode_call", &PyTuple_Type, &call_args, &PyDict_Type, &kwargs,
+                          &by_reference))
         return NULL;
     uint8_t small[TD_INLINE_ARGS];
     struct heap_room heap = {0};
     struct tb_room room = {heap_take, heap_drop, &heap};
     struct tb_payload payload;
-    int rc = tb_encode_call_objects(tb_codec_of(module), call_args, kwargs, by_reference ? TB_MAIN_BY_REFERENCE : 0,
-                                    small, sizeof small, &room, &payload);
+    int rc =
+        tb_encode_call_objects(tb_codec_of(module), call_args, kwargs, by_reference ? TB_MAIN_BY_REFERENCE : 0,
+                               small, sizeof small, &room, &payload);
     return payload_bytes(rc, small, &payload, &heap);
 }
 
@@ -164,8 +167,8 @@ static PyObject *decode_chunk_item(PyObject *module, PyObject *args)
     unsigned item;
     if (!PyArg_ParseTuple(args, "SI:decode_chunk_item", &bytes, &item))
         return NULL;
-    return tb_decode_chunk_item(tb_codec_of(module), PyBytes_AS_STRING(bytes), (uint64_t)PyBytes_GET_SIZE(bytes),
-                                item, NULL);
+    return tb_decode_chunk_item(tb_codec_of(module), PyBytes_AS_STRING(bytes),
+                                (uint64_t)PyBytes_GET_SIZE(bytes), item, NULL);
 }
 
 static PyObject *check_payload(PyObject *module, PyObject *bytes)
@@ -184,8 +187,10 @@ static PyObject *globals_changed(PyObject *module, PyObject *unused)
 }
 
 PyMethodDef tb_codec_methods[] = {
-    {"globals_changed", globals_changed, METH_NOARGS, PyDoc_STR("A global that came by value has another value now.")},
-    {"encode_call", encode_call, METH_VARARGS, PyDoc_STR("encode_call(args, kwargs={}, by_reference_main=False)")},
+    {"globals_changed", globals_changed, METH_NOARGS,
+     PyDoc_STR("A global that came by value has another value now.")},
+    {"encode_call", encode_call, METH_VARARGS,
+     PyDoc_STR("encode_call(args, kwargs={}, by_reference_main=False)")},
     {"encode_value", encode_value, METH_O, PyDoc_STR("The payload of a result, as bytes.")},
     {"encode_chunk", encode_chunk, METH_O, PyDoc_STR("The payload of a chunk's arguments, as bytes.")},
     {"decode_call", decode_call, METH_O, PyDoc_STR("(args, kwargs) of a call's payload.")},
@@ -211,16 +216,18 @@ int tb_codec_init(PyObject *module, struct tb_codec *codec)
         (codec->watch_type = make_type(module, &tb_watch_spec)) == NULL ||
         (codec->birth_type = make_type(module, &tb_birth_spec)) == NULL)
         return -1;
-    if (PyModule_AddType(module, codec->watch_type) < 0 || PyModule_AddFunctions(module, tb_codec_methods) < 0)
+    if (PyModule_AddType(module, codec->watch_type) < 0 || PyModule_AddType(module, codec->birth_type) < 0 ||
+        PyModule_AddFunctions(module, tb_codec_methods) < 0)
         return -1;
     return PyModule_AddFunctions(module, tb_worker_methods);
 }
 
 /* Every reference of a codec, for the collector. */
 #define CODEC_FIELDS(X)                                                                                        \
-    X(lease_type) X(span_type) X(watch_type) X(birth_type) X(dump_call) X(dump_result) X(loads)                \
-    X(load_function) X(dump_exception) X(load_exception) X(corrupt_data)            \
-    X(buffers_keyword)
+    X(lease_type)                                                                                              \
+    X(span_type)                                                                                               \
+    X(watch_type) X(birth_type) X(dump_call) X(dump_result) X(loads) X(load_function) X(dump_exception)        \
+        X(load_exception) X(cannot_load) X(corrupt_data) X(buffers_keyword)
 
 int tb_codec_traverse(struct tb_codec *codec, visitproc visit, void *arg)
 {

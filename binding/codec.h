@@ -21,7 +21,7 @@
 struct tb_codec {
     PyTypeObject *lease_type, *span_type, *watch_type, *birth_type;
     PyObject *dump_call, *dump_result, *loads, *load_function; /* treadle._travel */
-    PyObject *dump_exception, *load_exception;                 /* treadle._remote */
+    PyObject *dump_exception, *load_exception, *cannot_load;   /* treadle._remote */
     PyObject *corrupt_data;                                    /* treadle._errors.CorruptData */
     PyObject *buffers_keyword;                                 /* ("buffers",) */
     uint64_t globals_epoch; /* a worker's: counts changes of globals that came with by-value functions */
@@ -58,14 +58,15 @@ struct tb_payload {
 #define TB_MAIN_BY_REFERENCE 1u
 
 /* A call's arguments in vectorcall form: nargs positional, then the values of kwnames (a tuple of str, or NULL). */
-int tb_encode_call(struct tb_codec *codec, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, unsigned flags,
-                   uint8_t *small, size_t cap, const struct tb_room *room, struct tb_payload *out);
+int tb_encode_call(struct tb_codec *codec, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+                   unsigned flags, uint8_t *small, size_t cap, const struct tb_room *room,
+                   struct tb_payload *out);
 /* The same from a tuple and a dict (NULL: none). */
-int tb_encode_call_objects(struct tb_codec *codec, PyObject *args, PyObject *kwargs, unsigned flags, uint8_t *small,
-                           size_t cap, const struct tb_room *room, struct tb_payload *out);
+int tb_encode_call_objects(struct tb_codec *codec, PyObject *args, PyObject *kwargs, unsigned flags,
+                           uint8_t *small, size_t cap, const struct tb_room *room, struct tb_payload *out);
 /* A result. */
-int tb_encode_value(struct tb_codec *codec, PyObject *value, uint8_t *small, size_t cap, const struct tb_room *room,
-                    struct tb_payload *out);
+int tb_encode_value(struct tb_codec *codec, PyObject *value, uint8_t *small, size_t cap,
+                    const struct tb_room *room, struct tb_payload *out);
 /* An exception, by treadle._remote.dump_exception, which makes something sendable of any exception. */
 int tb_encode_error(struct tb_codec *codec, PyObject *exception, uint8_t *small, size_t cap,
                     const struct tb_room *room, struct tb_payload *out);
@@ -106,8 +107,8 @@ PyObject *tb_decode_value(struct tb_codec *codec, const void *data, uint64_t len
 /* A new reference to the exception object, its __cause__ the worker's traceback. */
 PyObject *tb_decode_error(struct tb_codec *codec, const void *data, uint64_t len, PyObject *lease);
 /* Decodes a call and makes it: what fn returned. *called (may be NULL) tells a failed call from failed decoding. */
-PyObject *tb_decode_and_call(struct tb_codec *codec, PyObject *fn, const void *data, uint64_t len, PyObject *lease,
-                             bool *called);
+PyObject *tb_decode_and_call(struct tb_codec *codec, PyObject *fn, const void *data, uint64_t len,
+                             PyObject *lease, bool *called);
 /* (args, kwargs) of a call payload, for the slow paths in the parent. */
 PyObject *tb_decode_call_objects(struct tb_codec *codec, const void *data, uint64_t len, PyObject *lease);
 /* (args, kwargs) of item `item` of a chunk's argument payload. */
@@ -124,7 +125,8 @@ struct tb_results {
 void tb_results_open(struct tb_results *results, const void *data, uint64_t len);
 /* The next item's result: 0 and *value (new reference), *ok telling a result from the exception that the call raised;
  * -1 with CorruptData (or what loading raised) set. The cursor passes the record even when loading it failed. */
-int tb_results_next(struct tb_codec *codec, struct tb_results *results, PyObject *lease, bool *ok, PyObject **value);
+int tb_results_next(struct tb_codec *codec, struct tb_results *results, PyObject *lease, bool *ok,
+                    PyObject **value);
 
 /* ---- Functions that travel by value -----------------------------------------------------------------------
  * treadle._travel.pack_function(fn, by_reference_main) -> (bytes, key). key True: importable by name, the number

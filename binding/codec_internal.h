@@ -10,6 +10,10 @@ PyObject *tb_codec_import(PyObject **slot, const char *module, const char *attri
 /* Sets CorruptData. Returns -1. */
 int tb_codec_corrupt(struct tb_codec *codec, const char *what);
 
+/* What loading raised becomes an error that says so; what only passes through (Ctrl-C, a cancelled task) stays.
+ * Returns NULL. */
+PyObject *tb_cannot_load(struct tb_codec *codec, const char *what);
+
 /* Types: specs that codec.c makes the types from. */
 extern PyType_Spec tb_lease_spec, tb_span_spec, tb_watch_spec, tb_birth_spec;
 extern PyMethodDef tb_codec_methods[];

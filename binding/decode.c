@@ -7,6 +7,7 @@
  * Tests  tests/unit/test_codec.py */
 #include "codec_internal.h"
 #include "frame.h"
+#include "module.h"
 
 #define STACK_ARGS 16
 
@@ -97,7 +98,8 @@ static PyObject *read_value(struct tb_codec *codec, struct tb_reader *reader, un
 /* ---- Pickles ---------------------------------------------------------------------------------------------- */
 
 /* A buffer as the object had it: writable or read-only; in the block where the lease allows, else a copy. */
-static PyObject *make_buffer(struct tb_codec *codec, const struct tb_pickle *pickle, uint32_t i, PyObject *lease)
+static PyObject *make_buffer(struct tb_codec *codec, const struct tb_pickle *pickle, uint32_t i,
+                             PyObject *lease)
 {
     struct tb_span_entry entry = tb_pickle_span(pickle, i);
     const uint8_t *data = pickle->payload + entry.offset;
@@ -109,10 +111,24 @@ static PyObject *make_buffer(struct tb_codec *codec, const struct tb_pickle *pic
     return PyByteArray_FromStringAndSize((const char *)data, (Py_ssize_t)entry.len);
 }
 
+PyObject *tb_cannot_load(struct tb_codec *codec, const char *what)
+{
+    if (!tb_is_ordinary_error() && !PyErr_ExceptionMatches(PyExc_SystemExit))
+        return NULL;
+    PyObject *raised = tb_exception_take();
+    PyObject *explain = tb_codec_import(&codec->cannot_load, "treadle._remote", "cannot_load");
+    PyObject *error = explain == NULL ? NULL : PyObject_CallFunction(explain, "sO", what, raised);
+    Py_DECREF(raised);
+    if (error != NULL)
+        tb_exception_give(error);
+    return NULL;
+}
+
 static PyObject *load_pickle(struct tb_codec *codec, const void *data, uint64_t len, PyObject *buffers)
 {
     PyObject *loads = tb_codec_import(&codec->loads, "treadle._travel", "loads");
-    PyObject *bytes = loads == NULL ? NULL : PyMemoryView_FromMemory((char *)(uintptr_t)data, (Py_ssize_t)len, PyBUF_READ);
+    PyObject *bytes =
+        loads == NULL ? NULL : PyMemoryView_FromMemory((char *)(uintptr_t)data, (Py_ssize_t)len, PyBUF_READ);
     if (bytes == NULL)
         return NULL;
     PyObject *stack[2] = {bytes, buffers};
@@ -157,8 +173,10 @@ static PyObject *load_any_pickle(struct tb_codec *codec, const uint8_t *bytes, u
 PyObject *tb_decode_value(struct tb_codec *codec, const void *data, uint64_t len, PyObject *lease)
 {
     const uint8_t *bytes = data;
-    if (is_pickle(bytes, len))
-        return load_any_pickle(codec, bytes, len, lease);
+    if (is_pickle(bytes, len)) {
+        PyObject *loaded = load_any_pickle(codec, bytes, len, lease);
+        return loaded != NULL ? loaded : tb_cannot_load(codec, "the result could not be loaded");
+    }
     struct tb_reader reader = {bytes, bytes + len};
     PyObject *value = read_value(codec, &reader, 0);
     if (value != NULL && reader.at != reader.end) {
@@ -183,10 +201,13 @@ PyObject *tb_decode_error(struct tb_codec *codec, const void *data, uint64_t len
         return NULL;
     }
     PyObject *load = tb_codec_import(&codec->load_exception, "treadle._remote", "load_exception");
-    PyObject *dump = load == NULL ? NULL : PyBytes_FromStringAndSize((const char *)bytes + 1, (Py_ssize_t)len - 1);
+    PyObject *dump =
+        load == NULL ? NULL : PyBytes_FromStringAndSize((const char *)bytes + 1, (Py_ssize_t)len - 1);
     PyObject *error = dump == NULL ? NULL : PyObject_CallOneArg(load, dump);
     Py_XDECREF(dump);
-    if (error != NULL && !PyExceptionInstance_Check(error)) {
+    if (error == NULL)
+        return tb_cannot_load(codec, "the exception that the task raised could not be loaded");
+    if (!PyExceptionInstance_Check(error)) {
         Py_CLEAR(error);
         tb_codec_corrupt(codec, "an error is no exception");
     }
@@ -263,14 +284,16 @@ failed:
 }
 
 /* A pickled call: new references to a tuple and a dict. */
-static int load_call(struct tb_codec *codec, const uint8_t *bytes, uint64_t len, PyObject *lease, PyObject **args,
-                     PyObject **kwargs)
+static int load_call(struct tb_codec *codec, const uint8_t *bytes, uint64_t len, PyObject *lease,
+                     PyObject **args, PyObject **kwargs)
 {
     PyObject *pair = load_any_pickle(codec, bytes, len, lease);
-    if (pair == NULL)
+    if (pair == NULL) {
+        (void)tb_cannot_load(codec, "the arguments could not be loaded in the worker");
         return -1;
-    if (!PyTuple_CheckExact(pair) || PyTuple_GET_SIZE(pair) != 2 || !PyTuple_CheckExact(PyTuple_GET_ITEM(pair, 0)) ||
-        !PyDict_CheckExact(PyTuple_GET_ITEM(pair, 1))) {
+    }
+    if (!PyTuple_CheckExact(pair) || PyTuple_GET_SIZE(pair) != 2 ||
+        !PyTuple_CheckExact(PyTuple_GET_ITEM(pair, 0)) || !PyDict_CheckExact(PyTuple_GET_ITEM(pair, 1))) {
         Py_DECREF(pair);
         return tb_codec_corrupt(codec, "a pickled call is not (args, kwargs)");
     }
@@ -280,8 +303,8 @@ static int load_call(struct tb_codec *codec, const uint8_t *bytes, uint64_t len,
     return 0;
 }
 
-PyObject *tb_decode_and_call(struct tb_codec *codec, PyObject *fn, const void *data, uint64_t len, PyObject *lease,
-                             bool *called)
+PyObject *tb_decode_and_call(struct tb_codec *codec, PyObject *fn, const void *data, uint64_t len,
+                             PyObject *lease, bool *called)
 {
     PyObject *result;
     if (called != NULL)
@@ -356,7 +379,8 @@ void tb_results_open(struct tb_results *results, const void *data, uint64_t len)
     *results = (struct tb_results){.data = data, .len = len, .at = 0};
 }
 
-int tb_results_next(struct tb_codec *codec, struct tb_results *results, PyObject *lease, bool *ok, PyObject **value)
+int tb_results_next(struct tb_codec *codec, struct tb_results *results, PyObject *lease, bool *ok,
+                    PyObject **value)
 {
     struct tb_record record;
     if (!tb_record_read(results->data, results->len, results->at, &record))

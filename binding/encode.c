@@ -61,7 +61,8 @@ static uint8_t text_tag(int kind)
 static enum outcome write_text(struct writer *w, PyObject *text)
 {
     int kind = (int)PyUnicode_KIND(text);
-    return write_run(w, text_tag(kind), PyUnicode_DATA(text), (uint64_t)PyUnicode_GET_LENGTH(text), (unsigned)kind);
+    return write_run(w, text_tag(kind), PyUnicode_DATA(text), (uint64_t)PyUnicode_GET_LENGTH(text),
+                     (unsigned)kind);
 }
 
 static enum outcome write_tag(struct writer *w, uint8_t tag)
@@ -258,8 +259,7 @@ static void copy_buffer(uint8_t *at, const Py_buffer *view)
         memcpy(at, view->buf, (size_t)view->len);
         return;
     }
-    Py_BEGIN_ALLOW_THREADS
-    memcpy(at, view->buf, (size_t)view->len);
+    Py_BEGIN_ALLOW_THREADS memcpy(at, view->buf, (size_t)view->len);
     Py_END_ALLOW_THREADS
 }
 
@@ -365,8 +365,9 @@ static PyObject *dump_vector(struct tb_codec *codec, const struct call *call, un
     return pair;
 }
 
-int tb_encode_call(struct tb_codec *codec, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, unsigned flags,
-                   uint8_t *small, size_t cap, const struct tb_room *room, struct tb_payload *out)
+int tb_encode_call(struct tb_codec *codec, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+                   unsigned flags, uint8_t *small, size_t cap, const struct tb_room *room,
+                   struct tb_payload *out)
 {
     struct call call = {args, nargs, kwnames};
     struct writer w = {small, small + cap};
@@ -387,18 +388,18 @@ int tb_encode_call(struct tb_codec *codec, PyObject *const *args, Py_ssize_t nar
     return 0;
 }
 
-int tb_encode_call_objects(struct tb_codec *codec, PyObject *args, PyObject *kwargs, unsigned flags, uint8_t *small,
-                           size_t cap, const struct tb_room *room, struct tb_payload *out)
+int tb_encode_call_objects(struct tb_codec *codec, PyObject *args, PyObject *kwargs, unsigned flags,
+                           uint8_t *small, size_t cap, const struct tb_room *room, struct tb_payload *out)
 {
     if (kwargs == NULL || PyDict_GET_SIZE(kwargs) == 0)
-        return tb_encode_call(codec, &PyTuple_GET_ITEM(args, 0), PyTuple_GET_SIZE(args), NULL, flags, small, cap,
-                              room, out);
+        return tb_encode_call(codec, &PyTuple_GET_ITEM(args, 0), PyTuple_GET_SIZE(args), NULL, flags, small,
+                              cap, room, out);
     out->block = (struct td_block){0};
     return emit_pickled(dump_call(codec, args, kwargs, flags), small, cap, room, out);
 }
 
-int tb_encode_value(struct tb_codec *codec, PyObject *value, uint8_t *small, size_t cap, const struct tb_room *room,
-                    struct tb_payload *out)
+int tb_encode_value(struct tb_codec *codec, PyObject *value, uint8_t *small, size_t cap,
+                    const struct tb_room *room, struct tb_payload *out)
 {
     struct writer w = {small, small + cap};
     enum outcome outcome = write_value(&w, value, 0);

@@ -138,7 +138,8 @@ uint64_t tb_record_payload_at(uint64_t at, bool aligned)
     return aligned ? ALIGN_UP(at + TB_RECORD_HEAD, TB_ALIGN) : at + TB_RECORD_HEAD;
 }
 
-uint64_t tb_record_write(uint8_t *data, uint64_t at, uint64_t payload_at, uint64_t len, enum tb_record_kind kind)
+uint64_t tb_record_write(uint8_t *data, uint64_t at, uint64_t payload_at, uint64_t len,
+                         enum tb_record_kind kind)
 {
     uint64_t skip = payload_at - at - TB_RECORD_HEAD;
     uint64_t word = (len & RECORD_LEN_MASK) | skip << RECORD_LEN_BITS | (uint64_t)kind << 56;
@@ -174,8 +175,8 @@ static bool check_call(struct tb_reader *reader)
             return false;
     for (unsigned i = 0; i < nkw; i++) {
         struct tb_item name;
-        if (!tb_read_item(reader, &name) || (name.tag != TB_TEXT1 && name.tag != TB_TEXT2 && name.tag != TB_TEXT4) ||
-            !check_value(reader, 0))
+        if (!tb_read_item(reader, &name) ||
+            (name.tag != TB_TEXT1 && name.tag != TB_TEXT2 && name.tag != TB_TEXT4) || !check_value(reader, 0))
             return false;
     }
     return true;

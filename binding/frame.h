@@ -191,7 +191,8 @@ bool tb_record_read(const uint8_t *data, uint64_t len, uint64_t at, struct tb_re
 /* Where a record's payload starts that is aligned (64) or not. */
 uint64_t tb_record_payload_at(uint64_t at, bool aligned);
 /* Writes the word of the record at `at`, whose payload lies at payload_at; returns where the next one starts. */
-uint64_t tb_record_write(uint8_t *data, uint64_t at, uint64_t payload_at, uint64_t len, enum tb_record_kind kind);
+uint64_t tb_record_write(uint8_t *data, uint64_t at, uint64_t payload_at, uint64_t len,
+                         enum tb_record_kind kind);
 
 /* Walks a whole payload as the decoder does, without making objects: true when every length and tag holds. */
 bool tb_payload_check(const void *data, uint64_t len);

@@ -8,16 +8,14 @@
 #include "codec_internal.h"
 
 struct lease {
-    PyObject_HEAD
-    void (*release)(void *ctx, uint64_t ref);
+    PyObject_HEAD void (*release)(void *ctx, uint64_t ref);
     void *ctx;
     uint64_t ref;
     bool writable, armed;
 };
 
 struct span {
-    PyObject_HEAD
-    PyObject *lease;
+    PyObject_HEAD PyObject *lease;
     void *data;
     Py_ssize_t len;
     int readonly;

@@ -22,8 +22,7 @@ struct entry {
 };
 
 struct watch {
-    PyObject_VAR_HEAD
-    struct entry entries[];
+    PyObject_VAR_HEAD struct entry entries[];
 };
 
 /* A new reference or NULL: the key's value. */
@@ -98,7 +97,8 @@ static int entry_init(struct entry *entry, PyObject *place)
         entry->kind = WATCH_SIZE;
         entry->size = PyDict_GET_SIZE(place);
     } else if (PyTuple_CheckExact(place) && PyTuple_GET_SIZE(place) == 2 &&
-               PyDict_CheckExact(PyTuple_GET_ITEM(place, 0)) && PyUnicode_CheckExact(PyTuple_GET_ITEM(place, 1))) {
+               PyDict_CheckExact(PyTuple_GET_ITEM(place, 0)) &&
+               PyUnicode_CheckExact(PyTuple_GET_ITEM(place, 1))) {
         entry->kind = WATCH_NAME;
         entry->key = Py_NewRef(PyTuple_GET_ITEM(place, 1));
         place = PyTuple_GET_ITEM(place, 0);
@@ -180,8 +180,11 @@ static PyMethodDef watch_methods[] = {
 };
 
 static PyType_Slot watch_slots[] = {
-    {Py_tp_new, watch_new},           {Py_tp_dealloc, watch_dealloc}, {Py_tp_traverse, watch_traverse},
-    {Py_tp_clear, watch_clear},       {Py_tp_methods, watch_methods},
+    {Py_tp_new, watch_new},
+    {Py_tp_dealloc, watch_dealloc},
+    {Py_tp_traverse, watch_traverse},
+    {Py_tp_clear, watch_clear},
+    {Py_tp_methods, watch_methods},
     {Py_tp_doc, (void *)(uintptr_t) "Watch(places): the identities of all that a function refers to."},
     {0, NULL},
 };

@@ -14,10 +14,10 @@
 #include "frame.h"
 #include "module.h"
 
-#define FUNCTIONS 256u        /* slots of the table of callables, a power of two */
-#define RECORD_ROOM 256u      /* bytes that an item's record can count on */
-#define CHUNK_BLOCK 2048u     /* bytes of a chunk's first block, at least */
-#define BYTES_PER_ITEM 16u    /* of it for each item: a small result's record */
+#define FUNCTIONS 256u     /* slots of the table of callables, a power of two */
+#define RECORD_ROOM 256u   /* bytes that an item's record can count on */
+#define CHUNK_BLOCK 2048u  /* bytes of a chunk's first block, at least */
+#define BYTES_PER_ITEM 16u /* of it for each item: a small result's record */
 
 struct function {
     uint32_t number;
@@ -28,8 +28,7 @@ struct function {
 
 /* A birth, and from attach() on the worker that came of it. */
 struct birth {
-    PyObject_HEAD
-    struct td_birth birth;
+    PyObject_HEAD struct td_birth birth;
     td_worker *worker; /* NULL before attach */
     struct tb_codec *codec;
     PyObject *sys_dict, *name_stdout, *name_stderr, *name_flush;
@@ -75,8 +74,10 @@ static int load_function(struct birth *self, const struct td_assignment *task, s
         load == NULL ? NULL : PyBytes_FromStringAndSize(task->fn_bytes.data, (Py_ssize_t)task->fn_bytes.bytes);
     PyObject *pair = bytes == NULL ? NULL : PyObject_CallOneArg(load, bytes);
     Py_XDECREF(bytes);
-    if (pair == NULL)
+    if (pair == NULL) {
+        (void)tb_cannot_load(self->codec, "the function could not be loaded in the worker");
         return -1;
+    }
     PyObject *refresh = PyTuple_GetItem(pair, 1);
     if (refresh == NULL) {
         Py_DECREF(pair);
@@ -349,10 +350,8 @@ failed:
 static td_status next_task(struct birth *self, struct td_assignment *task)
 {
     td_status status;
-    Py_BEGIN_ALLOW_THREADS
-    status = td_worker_next(self->worker, task);
-    Py_END_ALLOW_THREADS
-    return status;
+    Py_BEGIN_ALLOW_THREADS status = td_worker_next(self->worker, task);
+    Py_END_ALLOW_THREADS return status;
 }
 
 static PyObject *birth_run(PyObject *object, PyObject *unused)
@@ -542,11 +541,8 @@ static PyObject *receive(PyObject *module, PyObject *channel, receiver *from)
     while (object != NULL) {
         struct birth *self = (struct birth *)object;
         td_status status;
-        Py_BEGIN_ALLOW_THREADS
-        status = from(fd, &self->birth);
-        Py_END_ALLOW_THREADS
-        if (status == TD_OK)
-            return object;
+        Py_BEGIN_ALLOW_THREADS status = from(fd, &self->birth);
+        Py_END_ALLOW_THREADS if (status == TD_OK) return object;
         if (status == TD_EINTR && PyErr_CheckSignals() == 0)
             continue;
         if (status != TD_ECLOSED && status != TD_EINTR)

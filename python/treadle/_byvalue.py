@@ -1,12 +1,12 @@
-"""Functions and classes that travel by value: what pickles them, and what makes them anew in the worker.
+"""Functions and classes that travel by value: what pickles them. _arrival.py makes them anew in the worker.
 
-A function that a worker can't import is sent as its code, its defaults, the contents of its closure and the globals that
-it refers to. In the worker it lives in the module of the same name (`__main__`, as a rule), so that all such functions
-share their globals there as they do here: an initializer may set a global that tasks read. Each global is sent with a
-digest of its value; a worker takes it over when it is new or when the parent has changed it, and otherwise keeps what
-its own code has made of it.
+A function that a worker can't import is sent as its code, its defaults, the contents of its closure and the globals
+that it refers to. In the worker it lives in the module of the same name (`__main__`, as a rule), so that all such
+functions share their globals there as they do here: an initializer may set a global that tasks read. Each global is
+sent with a digest of its value; a worker takes it over when it is new or when the parent has changed it, and otherwise
+keeps what its own code has made of it.
 
-Functions need nothing but this module. Classes, and what else plain pickle refuses, are left to cloudpickle, which takes
+Functions need nothing but pickle. Classes, and what else plain pickle refuses, are left to cloudpickle, which takes
 30 ms to import and is imported for them only.
 """
 
@@ -18,19 +18,18 @@ import sys
 from _pickle import Pickler
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
 
-from . import _engine
+from ._arrival import EMPTY, empty_cell, make_function, module_named, set_function, space_of
 from ._findable import MAIN, is_findable
+from ._travel import collector
 
 TYPE_CHECKING = False  # as typing has it, whose import takes 5 ms
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-    Entries = dict[str, tuple[object, Any]]
+    from ._arrival import Entries
 
 ATOMS = frozenset((type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented), range))
-EMPTY = "treadle:empty cell"
-SMALL_BUFFER = 1024  # bytes; below, a copy in the pickle is cheaper than a buffer of its own
 MISSING = object()
 
 
@@ -142,11 +141,11 @@ class Reducers:
         if kind is FunctionType:
             return None if is_by_name(thing, self.shared.main_by_reference) else self.reduce_function(thing)
         if kind is CellType:
-            return _empty_cell, ()  # its contents are filled in by the function that holds it
+            return empty_cell, ()  # its contents are filled in by the function that holds it
         if kind is CodeType:
             return marshal.loads, (marshal.dumps(thing),)
         if kind is ModuleType and (thing.__name__ in MAIN or is_findable(thing.__name__)):
-            return _module, (thing.__name__,)
+            return module_named, (thing.__name__,)
         return MISSING
 
     def reduce_function(self, function: FunctionType) -> Any:
@@ -170,7 +169,7 @@ class Reducers:
             "cells": tuple(zip(closure, contents, strict=True)),
             "entries": entries,
         }
-        return _make_function, (function.__code__, space, closure), state, None, None, _set_function
+        return make_function, (function.__code__, space, closure), state, None, None, set_function
 
     def reduce_globals(self, function: FunctionType) -> tuple[Any, Entries]:
         """The namespace of a function, and what of it travels along."""
@@ -247,7 +246,7 @@ class Light(Reducers, Pickler):
     def reducer_override(self, thing: Any) -> Any:
         """Called by the pickler for all but the simplest types."""
         if type(thing) is Space:
-            return _space, (thing.name,)
+            return space_of, (thing.name,)
         reduced = self.reduce_special(thing)
         if reduced is None:
             return NotImplemented
@@ -256,20 +255,6 @@ class Light(Reducers, Pickler):
         if isinstance(thing, type) and not is_by_name(thing, self.shared.main_by_reference):
             raise NeedsCloudpickle
         return NotImplemented
-
-
-def collector(buffers: list[Any] | None) -> Callable[[Any], object] | None:
-    """Pickle's buffer_callback that puts large buffers on the list and leaves small ones in the pickle."""
-    if buffers is None:
-        return None
-
-    def collect(buffer: Any) -> bool:
-        if buffer.raw().nbytes < SMALL_BUFFER:
-            return True
-        buffers.append(buffer)
-        return False
-
-    return collect
 
 
 def dump(thing: Any, main_by_reference: bool, buffers: list[Any] | None = None) -> tuple[bytes, Shared]:
@@ -317,93 +302,8 @@ def _class_digest(cls: type) -> object:
     return tracker_id(cls)
 
 
-# --- in the worker
-
-
 class Space:
     """A module's namespace, on its way."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-
-
-_received: dict[str, dict[str, object]] = {}
-_tape: Tape | None = None
-
-
-class Tape:
-    """Notes the globals that come along while something is loaded, to give them their values again later."""
-
-    def __init__(self) -> None:
-        self.entries: list[tuple[dict[str, Any], Entries]] = []
-
-    def __enter__(self) -> Tape:
-        global _tape
-        _tape = self
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        global _tape
-        _tape = None
-
-    def replay(self) -> None:
-        """Another version of a function may have changed them since."""
-        for space, entries in self.entries:
-            receive(space, entries)
-
-
-def _module(name: str) -> ModuleType:
-    """The module of that name; one that can't be imported and is not there yet is made."""
-    module = sys.modules.get(name)
-    if module is None:
-        import importlib
-
-        try:
-            module = importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name != name:
-                raise
-            module = sys.modules[name] = ModuleType(name)
-    return module
-
-
-def _space(name: str) -> dict[str, Any]:
-    return _module(name).__dict__
-
-
-def _empty_cell() -> CellType:
-    return CellType()
-
-
-def _make_function(code: CodeType, space: dict[str, Any], closure: tuple[CellType, ...]) -> FunctionType:
-    space.setdefault("__builtins__", __builtins__)
-    return FunctionType(code, space, None, None, closure or None)
-
-
-def _set_function(function: FunctionType, state: dict[str, Any]) -> None:
-    function.__name__, function.__qualname__, function.__module__, function.__doc__ = state["names"]
-    function.__defaults__, function.__kwdefaults__ = state["defaults"]
-    function.__annotations__ = state["annotations"]
-    function.__dict__.update(state["dict"])
-    for cell, value in state["cells"]:
-        if type(value) is not str or value != EMPTY:
-            cell.cell_contents = value
-    receive(function.__globals__, state["entries"])
-
-
-def receive(space: dict[str, Any], entries: Entries) -> None:
-    """Takes over globals that are new here, or that the parent has changed since it last sent them."""
-    home = str(space.get("__name__"))
-    if vars(sys.modules.get(home, sys)) is not space:
-        space.update((name, value) for name, (_, value) in entries.items())
-        return
-    if _tape is not None:
-        _tape.entries.append((space, entries))
-    seen = _received.setdefault(home, {})
-    for name, (digest, value) in entries.items():
-        if name not in space:
-            space[name] = value
-        elif seen.get(name, digest) != digest:
-            space[name] = value
-            _engine.globals_changed()
-        seen[name] = digest

@@ -1,18 +1,18 @@
 """Classes by value, and what else only cloudpickle can pickle; imported when there is such a thing.
 
-A class keeps its identity: cloudpickle tracks it by a number, so that an instance which comes back is an instance of the
-parent's own class; in the worker it is bound in its module, so that plain pickle finds it there.
+A class keeps its identity: cloudpickle tracks it by a number, so that an instance which comes back is an instance of
+the parent's own class; in the worker it is bound in its module, so that plain pickle finds it there.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
-from cloudpickle import cloudpickle
+from cloudpickle import cloudpickle  # type: ignore[import-untyped]
 
-from ._byvalue import MAIN, MISSING, Reducers, Shared, Space, _module, _space, is_by_name, is_findable
+from ._arrival import receive, space_of
+from ._byvalue import MISSING, Reducers, Shared, Space, is_by_name, lookup
 
 SPECIAL = (type(None), type(Ellipsis), type(NotImplemented))
 
@@ -28,7 +28,7 @@ class Full(Reducers, cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, thing: Any) -> Any:
         """Called by the pickler for all but the simplest types."""
         if type(thing) is Space:
-            return _space, (thing.name,)
+            return space_of, (thing.name,)
         reduced = self.reduce_special(thing)
         if reduced is None:
             return NotImplemented
@@ -45,21 +45,15 @@ class Full(Reducers, cloudpickle.Pickler):  # type: ignore[misc]
         if is_by_name(cls, self.shared.main_by_reference):
             return NotImplemented
         make, args, state, items, pairs, setter = cloudpickle._dynamic_class_reduce(cls)
-        module = sys.modules.get(cls.__module__)
-        home = None
-        if module is not None and vars(module).get(cls.__qualname__) is cls:
-            if cls.__module__ in MAIN or not is_findable(cls.__module__):
-                home = cls.__module__
+        home = cls.__module__ if lookup(cls.__module__, cls.__qualname__) is cls else None
         return make, args, (setter, state, home), items, pairs, _set_class
 
 
 def _set_class(cls: type, state: tuple[Callable[[type, Any], object], Any, str | None]) -> None:
     setter, inner, home = state
     setter(cls, inner)
-    if home is not None:
-        vars(_module(home)).setdefault(cls.__qualname__, cls)
-        if tracker_id(vars(_module(home))[cls.__qualname__]) != tracker_id(cls):
-            setattr(_module(home), cls.__qualname__, cls)
+    if home is not None and "." not in cls.__qualname__:
+        receive(space_of(home), {cls.__qualname__: (tracker_id(cls), cls)})
 
 
 def tracker_id(cls: Any) -> object:

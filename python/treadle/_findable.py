@@ -60,9 +60,10 @@ def _is_beside(spec: Any, parent: str) -> bool:
 def _is_found(name: str, spec: Any, parent: str) -> bool:
     path = getattr(sys.modules[parent], "__path__", None) if parent else None
     # Finders of editable installations are installed by the site module in a fresh interpreter, too.
-    for finder in (PathFinder, *sys.meta_path):
+    finders: list[Any] = [PathFinder, *sys.meta_path]
+    for finder in finders:
         try:
-            found = finder.find_spec(name, path)  # type: ignore[arg-type]
+            found = finder.find_spec(name, path)
         except Exception:
             continue
         if found is not None:

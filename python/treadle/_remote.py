@@ -1,8 +1,9 @@
 """Exceptions across processes: the same type, the worker's traceback as their cause, notes kept, groups too.
 
-What is sent is the pickle of a node: the exception, the text of its traceback (which has those that it was raised from),
-its notes, and of a group a node for each member. An exception that can't be pickled, or that can't be loaded again, is replaced by a TravelError that
-has its type, its text and its traceback: a fault never stays unreported, and never kills the worker.
+What is sent is the pickle of a node: the exception, the text of its traceback (which has those that it was raised
+from), its notes, and of a group a node for each member. An exception that can't be pickled, or that can't be loaded
+again, is replaced by a TravelError that has its type, its text and its traceback: a fault never stays unreported, and
+never kills the worker.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def shell(group: BaseExceptionGroup[Any]) -> BaseExceptionGroup[Any]:
         raise
     except Exception:
         plain = ExceptionGroup if isinstance(group, ExceptionGroup) else BaseExceptionGroup
-        return plain(group.message, [member])  # type: ignore[type-var]
+        return plain(group.message, [member])
 
 
 def notes(error: BaseException) -> list[str] | None:
@@ -125,6 +126,15 @@ def text_of(error: BaseException) -> str:
         return str(error)
     except Exception:
         return f"<{type(error).__name__} without text>"
+
+
+def cannot_load(what: str, error: BaseException) -> BaseException:
+    """What stands for an exception that loading something raised; what says enough stays as it is."""
+    if isinstance(error, (_errors.TreadleError, MemoryError)):
+        return error
+    failure: BaseException = _errors.ArrivalError(f"{what}: {type(error).__qualname__}: {text_of(error)}")
+    failure.__cause__ = error
+    return failure
 
 
 # --- the parent

@@ -14,7 +14,7 @@ from _pickle import loads as loads
 from io import BytesIO
 from types import BuiltinFunctionType, FunctionType
 
-from . import _byvalue
+from . import _arrival
 from ._findable import unfindable_patterns
 
 TYPE_CHECKING = False  # as typing has it, whose import takes 5 ms
@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from . import _byvalue
+
     Dump = tuple[bytes, list[Any]]
+
+SMALL_BUFFER = 1024  # bytes; below, a copy in the pickle is cheaper than a buffer of its own
 
 _table: dict[type, Any] = {}
 _table_key: tuple[int, int] = (-1, -1)
@@ -60,15 +64,31 @@ def dump(value: Any, main_by_reference: bool) -> Dump:
     """The pickle of a value and its large buffers. Raises what pickling raises."""
     buffers: list[Any] = []
     try:
-        data = plain(value, _byvalue.collector(buffers))
+        data = plain(value, collector(buffers))
         if main_by_reference or not mentions_unfindable(data):
             return data, buffers
     except MemoryError:
         raise
     except Exception:
         pass  # by value, perhaps; what is wrong otherwise goes wrong there again
+    from . import _byvalue
+
     buffers.clear()
     return _byvalue.dump(value, main_by_reference, buffers)[0], buffers
+
+
+def collector(buffers: list[Any] | None) -> Callable[[Any], object] | None:
+    """Pickle's buffer_callback that puts large buffers on the list and leaves small ones in the pickle."""
+    if buffers is None:
+        return None
+
+    def collect(buffer: Any) -> bool:
+        if buffer.raw().nbytes < SMALL_BUFFER:
+            return True
+        buffers.append(buffer)
+        return False
+
+    return collect
 
 
 def plain(value: Any, callback: Callable[[Any], object] | None = None) -> bytes:
@@ -109,6 +129,8 @@ def pack_function(function: Callable[..., Any], main_by_reference: bool) -> tupl
     Raises:
         TravelError: it can't be pickled; names what in it can't.
     """
+    from . import _byvalue
+
     kind = type(function)
     named = kind is FunctionType or kind is BuiltinFunctionType or isinstance(function, type)
     if named and _byvalue.is_by_name(function, main_by_reference):
@@ -134,6 +156,8 @@ def dump_whole(value: Any, main_by_reference: bool) -> bytes:
         raise
     except Exception:
         pass  # as in dump
+    from . import _byvalue
+
     return _byvalue.dump(value, main_by_reference)[0]
 
 
@@ -141,10 +165,11 @@ def watch(shared: _byvalue.Shared) -> Any:
     """A Watch over all that a function's pickle was made from, or None where not all of it can be watched."""
     if shared.places is None:
         return None
+    from ._byvalue import MISSING
     from ._engine import Watch
 
     watched = Watch(shared.places)
-    if all(space.get(name, _byvalue.MISSING) is value for space, name, value in shared.seen):
+    if all(space.get(name, MISSING) is value for space, name, value in shared.seen):
         return watched
     return None  # another thread changed a global between the pickling and the watching
 
@@ -174,6 +199,6 @@ load_function = loads
 
 def load_for_worker(data: bytes) -> tuple[Callable[..., Any], Callable[[], None] | None]:
     """The callable, and what gives its globals the values again that they came with, where some came along."""
-    with _byvalue.Tape() as tape:
+    with _arrival.Tape() as tape:
         function = loads(data)
     return function, tape.replay if tape.entries else None

@@ -39,7 +39,9 @@ def explain_call(
 
 def explain_function(error: BaseException, function: Any, main_by_reference: bool) -> BaseException:
     """As explain, for what is to be called."""
-    return explain(error, f"the function {getattr(function, '__qualname__', None) or function!r}", function, main_by_reference)
+    return explain(
+        error, f"the function {getattr(function, '__qualname__', None) or function!r}", function, main_by_reference
+    )
 
 
 class Search:
@@ -62,7 +64,7 @@ class Search:
             entered.add(id(value))
             parts = list(parts_of(value))
         text = str(reason) or type(reason).__name__
-        return _errors.TravelError(f"{path}: {text}" if path else text)
+        return _errors.travel_error(f"{path}: {text}" if path else text, type(error))
 
     def first_failing(self, parts: list[Part], entered: set[int]) -> tuple[Part, BaseException] | None:
         """The first part that can't be pickled by itself, and why."""

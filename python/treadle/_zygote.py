@@ -97,8 +97,8 @@ def import_preload(channel: int, names: list[str]) -> None:
     if threads > 1:
         _engine.zygote_fail(
             channel,
-            f"preload: importing {', '.join(names)} started {threads - 1} thread(s), and only a process without threads "
-            "can be forked; leave out the module that starts them",
+            f"preload: importing {', '.join(names)} started {threads - 1} thread(s), and only a process without "
+            "threads can be forked; leave out the module that starts them",
         )
         os._exit(1)
 
@@ -191,7 +191,7 @@ def leave(status: int) -> NoReturn:
     except BaseException:
         status = status or 1
     for stream in (sys.stdout, sys.stderr):
-        try:
+        try:  # noqa: SIM105  (contextlib is one more import)
             stream.flush()
         except Exception:
             pass  # closed, or its reader is gone
@@ -244,7 +244,7 @@ def apply(context: dict[str, Any], index: int) -> None:
     if "umask" in context:
         os.umask(context["umask"])
     if "cwd" in context:
-        try:
+        try:  # noqa: SIM105
             os.chdir(context["cwd"])
         except OSError:
             pass  # it is gone: stay
@@ -375,7 +375,7 @@ class AfterImport:
         """The spec that the next finder finds, its loader wrapped."""
         if name != self.name:
             return None
-        sys.meta_path.remove(self)  # type: ignore[arg-type]
+        sys.meta_path.remove(self)
         from importlib.util import find_spec
 
         spec = find_spec(name)
@@ -386,7 +386,7 @@ class AfterImport:
                 inner(module)
                 self.call(module)
 
-            spec.loader.exec_module = exec_module
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 

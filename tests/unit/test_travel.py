@@ -253,7 +253,9 @@ def test_multiprocessings_own_reducers_are_used_where_it_is_loaded() -> None:
 
 def test_functions_share_their_globals_in_the_worker(module: ModuleType) -> None:
     define(module, "state = None\ndef setup(): global state; state = 'ready'\ndef task(): return state")
-    assert in_worker("load(payloads[0])(); result = load(payloads[1])()", pack(module.setup), pack(module.task)) == "ready"
+    assert (
+        in_worker("load(payloads[0])(); result = load(payloads[1])()", pack(module.setup), pack(module.task)) == "ready"
+    )
 
 
 def test_what_a_worker_made_of_a_global_is_kept_until_the_parent_changes_it(module: ModuleType) -> None:
@@ -438,7 +440,9 @@ def test_the_error_of_a_result_names_the_path() -> None:
 
 
 def test_the_error_of_a_function_names_the_global(module: ModuleType) -> None:
-    define(module, "import threading\nlock = threading.Lock()\ndef helper(): return lock\ndef function(): return helper()")
+    define(
+        module, "import threading\nlock = threading.Lock()\ndef helper(): return lock\ndef function(): return helper()"
+    )
     with pytest.raises(TravelError, match=r"the function 'function', its global 'helper', its global 'lock': cannot"):
         pack(module.function)
 
