@@ -20,8 +20,8 @@ static PyObject *info_options(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(u
     for (int option = 0; option < TD_OPTION_COUNT; option++) {
         td_option_info info;
         td_option_describe((td_option)option, &info);
-        PyObject *row = Py_BuildValue("(sssssOz)", info.name, info.type, info.text, info.default_text, info.help,
-                                      info.is_set ? Py_True : Py_False, info.problem);
+        PyObject *row = Py_BuildValue("(sssssOz)", info.name, info.type, info.text, info.default_text,
+                                      info.help, info.is_set ? Py_True : Py_False, info.problem);
         if (row == NULL || PyList_Append(rows, row) < 0) {
             Py_XDECREF(row);
             Py_DECREF(rows);
@@ -32,7 +32,7 @@ static PyObject *info_options(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(u
     return rows;
 }
 
-PyDoc_STRVAR(option_doc, "option(name)\n--\n\n"
+PyDoc_STRVAR(option_doc, "option(name, /)\n--\n\n"
                          "The value in force of the option TREADLE_<name>: int (durations in ns) or str.");
 
 static PyObject *info_option(PyObject *Py_UNUSED(module), PyObject *arg)
@@ -75,8 +75,8 @@ static PyObject *info_budget(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(un
     td_memory_budget_init(&memory, "");
     PyObject *budget = Py_BuildValue(
         "{sIssszsIsIsdsKsK}", "cpus", cpu.cpus, "limit", td_cpu_limit_text(cpu.limit), "quota_file",
-        cpu.quota_file[0] != '\0' ? cpu.quota_file : NULL, "online", cpu.online, "affinity", cpu.affinity, "quota",
-        cpu.quota, "memory", (unsigned long long)td_memory_budget_bytes(&memory), "memory_total",
+        cpu.quota_file[0] != '\0' ? cpu.quota_file : NULL, "online", cpu.online, "affinity", cpu.affinity,
+        "quota", cpu.quota, "memory", (unsigned long long)td_memory_budget_bytes(&memory), "memory_total",
         (unsigned long long)memory.total);
     td_memory_budget_fini(&memory);
     return budget;
@@ -106,8 +106,9 @@ static PyObject *info_trace_on(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(trace_dump_doc, "trace_dump(fd)\n--\n\n"
-                             "Writes this process's trace as lines of text: time in ns, process, thread, event, a, b.");
+PyDoc_STRVAR(trace_dump_doc,
+             "trace_dump(fd, /)\n--\n\n"
+             "Writes this process's trace as lines of text: time in ns, process, thread, event, a, b.");
 
 static PyObject *info_trace_dump(PyObject *Py_UNUSED(module), PyObject *arg)
 {
@@ -124,10 +125,14 @@ static PyObject *info_trace_dump(PyObject *Py_UNUSED(module), PyObject *arg)
 }
 
 static PyMethodDef info_methods[] = {
-    {"options", info_options, METH_NOARGS, options_doc}, {"option", info_option, METH_O, option_doc},
-    {"reload_options", info_reload, METH_NOARGS, reload_doc}, {"budget", info_budget, METH_NOARGS, budget_doc},
-    {"cpus", info_cpus, METH_NOARGS, cpus_doc}, {"now_ns", info_now, METH_NOARGS, now_doc},
-    {"trace_on", info_trace_on, METH_NOARGS, trace_on_doc}, {"trace_dump", info_trace_dump, METH_O, trace_dump_doc},
+    {"options", info_options, METH_NOARGS, options_doc},
+    {"option", info_option, METH_O, option_doc},
+    {"reload_options", info_reload, METH_NOARGS, reload_doc},
+    {"budget", info_budget, METH_NOARGS, budget_doc},
+    {"cpus", info_cpus, METH_NOARGS, cpus_doc},
+    {"now_ns", info_now, METH_NOARGS, now_doc},
+    {"trace_on", info_trace_on, METH_NOARGS, trace_on_doc},
+    {"trace_dump", info_trace_dump, METH_O, trace_dump_doc},
     {0},
 };
 

@@ -77,7 +77,7 @@ def current_umask() -> int:
 def warning_filters() -> list[tuple[str, str | None, str, str | None, int]]:
     """The warning filters, categories by name; those that a fresh interpreter can't find are left out."""
     found = []
-    filters: list[tuple[str, Any, type[Warning], Any, int]] = list(warnings.filters)
+    filters: list[Any] = list(warnings.filters)
     for action, message, category, module, line in filters:
         home = category.__module__
         if home != "__main__" and "<locals>" not in category.__qualname__:

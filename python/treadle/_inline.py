@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ._engine import Future
 
@@ -120,8 +120,8 @@ class InlineMap:
 
 def variant(cls: type[T]) -> type[T]:
     """The pool's class, inline."""
-    made: type[T] | None = _variants.get(cls)
+    made: Any = _variants.get(cls)
     if made is None:
         names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
         made = _variants[cls] = type(cls.__name__, (InlineExecutor, cls), names)
-    return made
+    return cast("type[T]", made)

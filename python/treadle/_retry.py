@@ -7,7 +7,7 @@ through the queue and works for a map's items as well.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
     from ._engine import Future
@@ -45,8 +45,8 @@ class RetryingSubmit:
 
 def variant(cls: type[T]) -> type[T]:
     """The pool's class with that submit."""
-    made: type[T] | None = _variants.get(cls)
+    made: Any = _variants.get(cls)
     if made is None:
         names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
         made = _variants[cls] = type(cls.__name__, (RetryingSubmit, cls), names)
-    return made
+    return cast("type[T]", made)
