@@ -9,6 +9,9 @@ TYPE_CHECKING = False  # as typing has it, whose import takes 5 ms
 if TYPE_CHECKING:
     from ._engine import Future as Future
     from ._errors import (
+        ArrivalError as ArrivalError,
+    )
+    from ._errors import (
         CorruptData as CorruptData,
     )
     from ._errors import (
@@ -65,6 +68,7 @@ __version__ = "0.1.0"
 # Public name -> the submodule that it comes from.
 _HOME = {
     "ALL_COMPLETED": "_futures",
+    "ArrivalError": "_errors",
     "CorruptData": "_errors",
     "FIRST_COMPLETED": "_futures",
     "FIRST_EXCEPTION": "_futures",
@@ -90,6 +94,7 @@ __all__ = [
     "ALL_COMPLETED",
     "FIRST_COMPLETED",
     "FIRST_EXCEPTION",
+    "ArrivalError",
     "CorruptData",
     "ForkedPool",
     "Future",

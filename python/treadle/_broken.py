@@ -6,7 +6,7 @@ import signal as signals
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from ._errors import TreadleError, task_title
+from ._errors import TravelError, TreadleError, task_title
 
 
 class WorkerDied(TreadleError, BrokenProcessPool):
@@ -41,6 +41,15 @@ class WorkerDied(TreadleError, BrokenProcessPool):
 
 class PoolBroken(TreadleError, BrokenProcessPool):
     """The pool can run nothing any more; the message has the reason."""
+
+    __module__ = "treadle"
+
+
+class ArrivalError(TravelError, BrokenProcessPool):
+    """Something that was sent could not be loaded where it arrived; the cause is what loading raised.
+
+    A `BrokenProcessPool`, as that is what the stdlib's pool gives to all its tasks then. Here only one task fails.
+    """
 
     __module__ = "treadle"
 

@@ -1,8 +1,9 @@
 """The errors. Each derives from TreadleError and from the built-in or stdlib class that existing handlers catch.
 
-WorkerDied and PoolBroken derive from the stdlib's BrokenProcessPool, whose module takes 15 ms to import: they are made
-at their first use, by the module's `__getattr__`. The functions below it make the errors that the engine reports, so
-that the extension module knows no wording. Each message says what happened, to which task, and what can be done.
+WorkerDied, PoolBroken and ArrivalError derive from the stdlib's BrokenProcessPool, whose module takes 15 ms to import:
+they are made at their first use, by the module's `__getattr__`. The functions below it make the errors that the engine
+reports, so that the extension module knows no wording. Each message says what happened, to which task, and what can be
+done.
 """
 
 from __future__ import annotations
@@ -47,7 +48,10 @@ class ForkedPool(TreadleError, RuntimeError):
 
 
 class TravelError(TreadleError, pickle.PicklingError):
-    """A function, an argument or a result that can't be pickled; the message has the path to it."""
+    """A function, an argument or a result that can't be pickled; the message has the path to it.
+
+    Where pickling raised one of the common built-in exceptions, it is one of these, too.
+    """
 
     __module__ = "treadle"
 
@@ -79,12 +83,13 @@ class RemoteTraceback(Exception):
 
 
 if TYPE_CHECKING:
+    from ._broken import ArrivalError as ArrivalError
     from ._broken import PoolBroken as PoolBroken
     from ._broken import WorkerDied as WorkerDied
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("WorkerDied", "PoolBroken"):
+    if name not in ("ArrivalError", "PoolBroken", "WorkerDied"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from . import _broken
 
@@ -110,6 +115,20 @@ def worker_died(
     from . import _broken
 
     return _broken.worker_died(name, pid, signal, exit_code, oom, quarantined, deaths, stack)
+
+
+# As which a TravelError may be caught.
+_REASONS = (TypeError, AttributeError, ValueError, RecursionError, NotImplementedError, RuntimeError)
+_travel_errors: dict[type[BaseException], type[TravelError]] = {Exception: TravelError}
+
+
+def travel_error(message: str, kind: type[BaseException]) -> TravelError:
+    """A TravelError that is also of the kind, as far as that is a common one."""
+    base = next((base for base in kind.__mro__ if base in _REASONS), Exception)
+    if base not in _travel_errors:
+        members = {"__module__": "treadle", "__reduce__": lambda self: (travel_error, (str(self), base))}
+        _travel_errors[base] = type("TravelError", (TravelError, base), members)
+    return _travel_errors[base](message)
 
 
 def task_timeout(name: str | None, seconds: float | None) -> BaseException:

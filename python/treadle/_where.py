@@ -77,7 +77,8 @@ class Search:
             try:
                 _byvalue.dump(value, self.main_by_reference, [])
             except Exception as error:
-                return (name, value), error
+                # Its traceback leads to our caller, which keeps the error: a cycle that would hold the value.
+                return (name, value), error.with_traceback(None)
         return None
 
 
