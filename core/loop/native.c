@@ -15,6 +15,7 @@
 
 static struct {
     pthread_mutex_t lock;
+    pthread_cond_t stopped;
     td_list keepers; /* joined by any thread under the lock, left on the native thread */
     bool running;
     td_atomic_u32 has_poller;
@@ -22,6 +23,7 @@ static struct {
     int wake_fd;
 } native = {
     .lock = PTHREAD_MUTEX_INITIALIZER,
+    .stopped = PTHREAD_COND_INITIALIZER,
     .keepers = {&native.keepers, &native.keepers},
 };
 
@@ -71,6 +73,7 @@ static int64_t ask_keepers(void)
     }
     if (td_list_empty(&native.keepers)) {
         native.running = false;
+        pthread_cond_broadcast(&native.stopped);
         next = TD_KEEP_END;
     }
     pthread_mutex_unlock(&native.lock);
@@ -80,6 +83,7 @@ static int64_t ask_keepers(void)
 static void *run(void *unused)
 {
     (void)unused;
+    pthread_setname_np(pthread_self(), "treadle");
     for (;;) {
         td_poll_event events[16];
         size_t count;
@@ -137,14 +141,29 @@ void td_native_wake(void)
         td_event_ring(native.wake_fd);
 }
 
-void td_native_forget(void)
+static void close_poller(void)
 {
-    pthread_mutex_init(&native.lock, NULL);
-    td_list_init(&native.keepers);
-    native.running = false;
     if (td_atomic_load_relaxed(&native.has_poller) != 0) {
         close(native.poller);
         close(native.wake_fd);
     }
     td_atomic_store_relaxed(&native.has_poller, 0);
+}
+
+void td_native_end(void)
+{
+    pthread_mutex_lock(&native.lock);
+    while (native.running)
+        pthread_cond_wait(&native.stopped, &native.lock);
+    close_poller();
+    pthread_mutex_unlock(&native.lock);
+}
+
+void td_native_forget(void)
+{
+    pthread_mutex_init(&native.lock, NULL);
+    pthread_cond_init(&native.stopped, NULL);
+    td_list_init(&native.keepers);
+    native.running = false;
+    close_poller();
 }

@@ -37,6 +37,11 @@ void td_native_unwatch(int fd);
 /* Any thread: ask all keepers soon (a deadline came nearer, something was closed). */
 void td_native_wake(void);
 
+/* Waits until the thread has ended, after its last keeper, and closes what it polled with. For tests that count what is
+ * open: nobody may add a keeper, or wake, at the same time. */
+void td_native_end(void);
+
+/* In a forked child. */
 void td_native_forget(void);
 
 #endif

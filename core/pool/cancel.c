@@ -112,8 +112,7 @@ static uint64_t behind_begun_locked(const td_pool *pool)
     uint64_t oldest = UINT64_MAX;
     for (uint32_t slot = 0; slot < pool->map.slot_count; slot++) {
         const td_task *task = pool->slot_tasks[slot];
-        if (task == NULL ||
-            td_word_state(td_atomic_load_acquire(&pool->map.slots[slot].word)) != TD_SLOT_READY)
+        if (task == NULL || td_word_state(td_atomic_load_acquire(&pool->map.slots[slot].word)) != TD_SLOT_READY)
             continue;
         const uint64_t position = td_atomic_load_relaxed(&task->position);
         oldest = position < oldest ? position : oldest;

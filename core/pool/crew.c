@@ -168,10 +168,11 @@ td_status td_pool_adopt_zygote(td_pool *pool, int32_t pid, int channel)
 {
     if (td__pool_forked(pool))
         return TD_EFORKED;
+    td_status status = td__pool_start(pool);
+    if (status != TD_OK)
+        return status;
     pthread_mutex_lock(&pool->lock);
-    td_status status = pool->zygote.channel >= 0 ? TD_EINVAL : pool->closed ? TD_ECLOSED : TD_OK;
-    if (status == TD_OK)
-        status = td__pool_start_locked(pool);
+    status = pool->zygote.channel >= 0 ? TD_EINVAL : pool->closed ? TD_ECLOSED : TD_OK;
     if (status == TD_OK)
         status = td_native_watch(channel);
     if (status == TD_OK) {
@@ -381,8 +382,11 @@ td_status td_pool_prestart(td_pool *pool, uint32_t n)
 {
     if (td__pool_forked(pool))
         return TD_EFORKED;
+    td_status status = td__pool_start(pool);
+    if (status != TD_OK)
+        return status;
     pthread_mutex_lock(&pool->lock);
-    td_status status = pool->closed ? TD_ECLOSED : td__pool_start_locked(pool);
+    status = pool->closed ? TD_ECLOSED : TD_OK;
     while (status == TD_OK && pool->member_count < n && pool->member_count < pool->config.max_workers)
         status = td__crew_order_locked(pool);
     pthread_mutex_unlock(&pool->lock);

@@ -3,6 +3,7 @@
  *   made --start--> running --close--> closed --(nothing outstanding)--> workers and zygote leave --> gone
  *                      '----break----> broken: every task has ended, processes are ended --------------^
  *
+ * Ordering  L: join the loop -> release started -> acquire started -> use what the loop offers (the bell).
  * The native thread keeps it (keep): news of processes, deadlines, and draining where nobody waits.
  * Fork   every pool is in a registry. A child of fork closes its copies of what ties the parent's processes to the parent
  *        (lifelines, channels), or they would outlive it, and finds all pools inert from then on.
@@ -22,7 +23,7 @@
 #define BARREN_DEATHS_MOST 10u
 #define SPIN_AUTO_NS (100 * TD_NS_PER_US)
 
-static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER; /* also held while a pool starts */
 static td_list registry = {&registry, &registry};
 static td_atomic_u32 forks; /* between the first pool's process and this one */
 static pid_t home;          /* the process that all this belongs to */
@@ -397,10 +398,9 @@ td_status td_pool_set_context(td_pool *pool, const void *bytes, uint64_t len)
     return TD_OK;
 }
 
-td_status td__pool_start_locked(td_pool *pool)
+/* Needs registry_lock. The pool's own lock is not held: a source's is inner to the list of sources. */
+static td_status join_loop_locked(td_pool *pool)
 {
-    if (pool->started)
-        return TD_OK;
     td_status status = td_drain_add_source(&pool->source);
     if (status != TD_OK)
         return status;
@@ -408,22 +408,40 @@ td_status td__pool_start_locked(td_pool *pool)
     status = td_native_add(&pool->keeper);
     if (status != TD_OK) {
         td_drain_remove_source(&pool->source);
-        td_atomic_fetch_sub_relaxed(&pool->refs, 1);
+        td__pool_drop(pool);
         return status;
     }
     td_native_watch(
         td_drain_bell()->event_fd); /* once for all pools; later ones are refused as there already */
-    pool->started = true;
     return TD_OK;
+}
+
+td_status td__pool_start(td_pool *pool)
+{
+    if (td_atomic_load_acquire(&pool->started) != 0) /* L */
+        return TD_OK;
+    pthread_mutex_lock(&registry_lock);
+    td_status status = TD_OK;
+    if (td_atomic_load_relaxed(&pool->started) == 0) {
+        status = is_closed(pool) ? TD_ECLOSED : join_loop_locked(pool);
+        if (status == TD_OK)
+            td_atomic_store_release(&pool->started, 1); /* L */
+    }
+    pthread_mutex_unlock(&registry_lock);
+    return status;
 }
 
 td_status td_pool_start(td_pool *pool)
 {
     if (td__pool_forked(pool))
         return TD_EFORKED;
+    td_status status = td__pool_start(pool);
+    if (status != TD_OK)
+        return status;
     pthread_mutex_lock(&pool->lock);
-    td_status status = pool->closed ? TD_ECLOSED : td__pool_start_locked(pool);
-    if (status == TD_OK && pool->config.start == TD_START_SHARED)
+    if (pool->closed)
+        status = TD_ECLOSED;
+    else if (pool->config.start == TD_START_SHARED)
         status = td__crew_start_zygote_locked(pool);
     pthread_mutex_unlock(&pool->lock);
     return status;
@@ -497,7 +515,7 @@ td_status td_pool_close(td_pool *pool, uint32_t flags)
         td__pool_break_locked(pool, "its workers were killed (kill_workers)", SIGKILL);
     else if ((flags & TD_CLOSE_TERMINATE) != 0)
         td__pool_break_locked(pool, "its workers were terminated (terminate_workers)", SIGTERM);
-    if (!pool->started) {
+    if (td_atomic_load_relaxed(&pool->started) == 0) {
         td_atomic_store_seq(&pool->gone, 1);
         pool->news = true;
     }

@@ -13,7 +13,7 @@
  *
  * One lock per pool covers all but what is marked atomic; it is taken for well under a microsecond per task, never while
  * a system call may block. A function named _locked needs it.
- * Locks, outer to inner: drain sources -> pool -> completions (group.c) -> arena. td_drain_notify and the condition of a
+ * Locks, outer to inner: registry (pool.c) -> drain sources -> pool -> completions (group.c) -> arena. td_drain_notify and the condition of a
  * waiter are outside the pool's lock: conditions read atomics only. Whoever may have ended a task gives the lock up with
  * td__pool_unlock, which notifies.
  *
@@ -214,11 +214,11 @@ struct td_pool {
     struct td_context *context; /* what the next worker gets; NULL: nothing */
 
     td_list registry_link;
-    uint32_t forks_seen; /* by this process when the pool was made; more: it is the parent's */
-    bool started;
-    bool closed;        /* no submits */
-    bool news;          /* tasks have ended, or the pool broke, and waiters have not heard of it */
-    td_atomic_u32 gone; /* closed, and its last process is gone */
+    uint32_t forks_seen;   /* by this process when the pool was made; more: it is the parent's */
+    td_atomic_u32 started; /* the native thread keeps it, and it is a source */
+    bool closed;           /* no submits */
+    bool news;             /* tasks have ended, or the pool broke, and waiters have not heard of it */
+    td_atomic_u32 gone;    /* closed, and its last process is gone */
     td_atomic_u32 is_broken;
     char broken_reason[4096];
     struct td_pool_stats stats;
@@ -234,7 +234,8 @@ void td__context_drop_locked(td_pool *pool, struct td_context *context);
 /* Every pending task ends BROKEN, every worker gets the signal. */
 void td__pool_break_locked(td_pool *pool, const char *reason, int signal);
 bool td__pool_forked(const td_pool *pool);
-td_status td__pool_start_locked(td_pool *pool);
+/* Without the lock. */
+td_status td__pool_start(td_pool *pool);
 
 /* submit.c: moves waiting tasks into free slots. True when tasks wait on, and workers are asked anew to ring: what they
  * reported before they could see that is to be drained once more. */

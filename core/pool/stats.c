@@ -8,7 +8,7 @@ void td_pool_get_stats(td_pool *pool, struct td_pool_stats *out)
 {
     td_arena_stats args;
     pthread_mutex_lock(&pool->lock);
-    if (pool->started && !td__pool_forked(pool))
+    if (td_atomic_load_acquire(&pool->started) != 0 && !td__pool_forked(pool))
         td__pool_drain_locked(pool); /* so that what has ended counts as ended */
     *out = pool->stats;
     td_arena_stats_read(pool->args_arena, &args);

@@ -254,10 +254,11 @@ td_status td_pool_submit(td_pool *pool, const struct td_call *call, td_task **ou
     td_status status = new_task(pool, call, &task);
     if (status != TD_OK)
         return status;
+    const td_status started = td__pool_start(pool);
     pthread_mutex_lock(&pool->lock);
     status = accepts_locked(pool);
     if (status == TD_OK)
-        status = td__pool_start_locked(pool);
+        status = started;
     if (status == TD_OK && !td__intern_ref_locked(&pool->intern, call->fn))
         status = TD_EINVAL;
     if (status != TD_OK) {

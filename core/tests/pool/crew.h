@@ -411,11 +411,8 @@ TEST_UNUSED static void crew_open(struct crew *crew, const struct td_pool_config
 /* Whatever was closed: the native thread ends after its last pool. */
 TEST_UNUSED static void crew_settle(struct crew *crew)
 {
-    unsigned threads = 2;
-    while (td_thread_count(&threads) == TD_OK && threads > 1)
-        sched_yield();
+    td_native_end();
     td_drain_forget();
-    td_native_forget();
     munmap(crew_board, sizeof *crew_board);
     close(crew->board_fd);
 }

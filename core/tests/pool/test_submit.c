@@ -26,8 +26,8 @@ TD_TEST(each_way_of_starting_workers_works)
 
 TD_TEST(arguments_and_results_of_any_size_come_through)
 {
-    static const uint64_t sizes[] = {sizeof(struct op), TD_INLINE_RESULT, TD_INLINE_ARGS,
-                                     TD_INLINE_ARGS + 1, 4096, 1 << 20};
+    static const uint64_t sizes[] = {
+        sizeof(struct op), TD_INLINE_RESULT, TD_INLINE_ARGS, TD_INLINE_ARGS + 1, 4096, 1 << 20};
     struct crew crew;
     crew_open(&crew, &(struct td_pool_config){.max_workers = 2});
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
