@@ -26,9 +26,8 @@ static inline void td_completion_push(struct td_segment_map *map, uint32_t worke
     TD_EDGE(slot_R, td_atomic_store_release, td_atomic_store_relaxed)
     (&map->slots[slot].word, td_word(position, worker, TD_SLOT_DONE)); /* R */
     td_atomic_store_relaxed(&ring[tail & (map->slot_count - 1)], td_cell(position, slot));
-    TD_EDGE(bell_B3, TD_EDGE(completion_C, td_atomic_store_seq, td_atomic_store_relaxed),
-            td_atomic_store_release)
-    (done_tail, tail + 1); /* C, B3 */
+    (void)TD_EDGE(bell_B3, TD_EDGE(completion_C, td_atomic_exchange_seq, td_atomic_store_relaxed),
+                  td_atomic_store_release)(done_tail, tail + 1); /* C, B3 */
 }
 
 /* Parent. The next entry of `worker` after *head, which moves on. False when there is none. A damaged entry is

@@ -194,8 +194,8 @@ td_status td_doorbell_park_until(struct td_segment_map *map, uint32_t worker, ui
     td_atomic_u32 *state = &map->states[worker];
     td_status status = TD_OK;
     td_atomic_store_relaxed(&map->seats[worker].park_stamp, (uint64_t)td_now_ns());
-    TD_EDGE(doorbell_D1, td_atomic_store_seq, td_atomic_store_relaxed)(state, TD_SEAT_PARKED); /* D1 */
-    if (td_atomic_load_seq(&map->head->tail) == seen_tail &&                                   /* D2 */
+    (void)TD_EDGE(doorbell_D1, td_atomic_exchange_seq, td_atomic_store_relaxed)(state, TD_SEAT_PARKED); /* D1 */
+    if (td_atomic_load_seq(&map->head->tail) == seen_tail &&                                            /* D2 */
         td_atomic_load_seq(&map->head->closing) == 0 &&
         td_atomic_load_seq(&map->seats[worker].dismissed) == 0 &&
         td_atomic_load_seq(&map->seats[worker].leaving) == 0) {
@@ -215,8 +215,9 @@ void td_doorbell_stay_awake(struct td_segment_map *map, uint32_t worker)
 
 void td_doorbell_stop_searching(struct td_segment_map *map, uint32_t worker, enum td_seat_state next)
 {
-    TD_EDGE(doorbell_W1, td_atomic_store_seq, td_atomic_store_relaxed)(&map->states[worker], next); /* W1 */
-    if (td_submission_waiting(map) > 0)                                                             /* W2 */
+    td_atomic_u32 *state = &map->states[worker];
+    (void)TD_EDGE(doorbell_W1, td_atomic_exchange_seq, td_atomic_store_relaxed)(state, next); /* W1 */
+    if (td_submission_waiting(map) > 0)                                                       /* W2 */
         td_doorbell_wake_workers(map);
 }
 

@@ -2,7 +2,9 @@
  *
  * Two directions, one idea: the sleeper first says that it sleeps, then looks once more; the other side first
  * publishes, then looks whether somebody sleeps. All these accesses are seq_cst, so at least one of the two sees the
- * other (Dekker); there is no state in which work waits and everybody sleeps.
+ * other (Dekker); there is no state in which work waits and everybody sleeps. The stores are written as exchanges: on
+ * x86-64 that is the same instruction, and on aarch64 it also holds under qemu's user emulation, which lets a load pass
+ * an earlier stlr, and on which the tests for that machine run.
  *
  * Workers (D). Each parks on its own word in states[]:
  *

@@ -7,7 +7,8 @@
 td_status td_submission_push(struct td_segment_map *map, uint32_t slot, uint64_t *position_out)
 {
     const uint32_t mask = map->slot_count - 1;
-    const uint64_t position = td_atomic_load_relaxed(&map->head->tail);
+    td_atomic_u64 *tail = &map->head->tail;
+    const uint64_t position = td_atomic_load_relaxed(tail);
     td_atomic_u64 *cell = &map->cells[position & mask];
     const uint64_t old = td_atomic_load_relaxed(cell);
     if (old != 0 && td_cell_slot(old) < map->slot_count) {
@@ -21,7 +22,7 @@ td_status td_submission_push(struct td_segment_map *map, uint32_t slot, uint64_t
     TD_EDGE(submission_A, td_atomic_store_release, td_atomic_store_relaxed)
     (cell, td_cell(position, slot)); /* A, S */
     /* The announcement comes before the look at who sleeps (doorbell.h). */
-    TD_EDGE(doorbell_D3, td_atomic_store_seq, td_atomic_store_relaxed)(&map->head->tail, position + 1); /* D3 */
+    (void)TD_EDGE(doorbell_D3, td_atomic_exchange_seq, td_atomic_store_relaxed)(tail, position + 1); /* D3 */
     *position_out = position;
     return TD_OK;
 }
