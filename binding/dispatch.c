@@ -5,7 +5,7 @@
  * the pools have ended, so that no callback is lost and no thread enters a dying interpreter.
  * Invariant  one at a time: `dispatching` is set, in the module's critical section, before it is made.
  * Crash      a fork loses it: the child starts its own.
- * Tests      tests/unit/test_future.py */
+ * Tests      tests/unit/test_future_engine.py */
 #include "future.h"
 
 /* Takes over the references to the future and the task. */
@@ -45,9 +45,9 @@ static PyObject *start_thread(PyObject *module)
     PyObject *threading = PyImport_ImportModule("threading");
     PyObject *class = threading != NULL ? PyObject_GetAttrString(threading, "Thread") : NULL;
     PyObject *target = class != NULL ? PyObject_GetAttrString(module, "_dispatch") : NULL;
-    PyObject *kwargs =
-        target != NULL ? Py_BuildValue("{sOsssO}", "target", target, "name", "treadle-dispatch", "daemon", Py_True)
-                       : NULL;
+    PyObject *kwargs = target != NULL ? Py_BuildValue("{sOsssO}", "target", target, "name", "treadle-dispatch",
+                                                      "daemon", Py_True)
+                                      : NULL;
     PyObject *args = kwargs != NULL ? PyTuple_New(0) : NULL;
     if (args != NULL)
         thread = PyObject_Call(class, args, kwargs);
@@ -100,7 +100,8 @@ static PyObject *dispatch_stop(PyObject *module, PyObject *Py_UNUSED(unused))
     return joined;
 }
 
-PyDoc_STRVAR(forked_doc, "after_fork_child()\n--\n\nIn the child of a fork: the parent's pools are inert here.");
+PyDoc_STRVAR(forked_doc,
+             "after_fork_child()\n--\n\nIn the child of a fork: the parent's pools are inert here.");
 
 static PyObject *dispatch_forked(PyObject *module, PyObject *Py_UNUSED(unused))
 {

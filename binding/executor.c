@@ -13,7 +13,8 @@
 
 #include "map.h"
 
-#define FUNCTIONS_MAX 1024u /* more than that, and the table starts again: a program that makes functions as it goes */
+#define FUNCTIONS_MAX                                                                                          \
+    1024u /* more than that, and the table starts again: a program that makes functions as it goes */
 
 /* ---- Functions ------------------------------------------------------------------------------------------------ */
 
@@ -165,7 +166,8 @@ static inline struct tb_function *functions_get(struct tb_executor *executor, co
     struct tb_function *function = NULL;
     Py_BEGIN_CRITICAL_SECTION(executor);
     if (executor->functions.capacity != 0)
-        function = (struct tb_function *)Py_XNewRef((PyObject *)*functions_find(&executor->functions, callable));
+        function =
+            (struct tb_function *)Py_XNewRef((PyObject *)*functions_find(&executor->functions, callable));
     Py_END_CRITICAL_SECTION();
     if (function != NULL && function->watch != NULL && !tb_watch_holds(function->watch))
         Py_CLEAR(function);
@@ -200,7 +202,8 @@ static int function_intern(struct tb_executor *executor, struct tb_function *fun
     PyObject *packed = PyObject_CallMethod((PyObject *)executor, "_pack_function", "O", function->callable);
     if (packed == NULL)
         return -1;
-    if (!PyTuple_Check(packed) || PyTuple_GET_SIZE(packed) != 2 || !PyBytes_Check(PyTuple_GET_ITEM(packed, 0))) {
+    if (!PyTuple_Check(packed) || PyTuple_GET_SIZE(packed) != 2 ||
+        !PyBytes_Check(PyTuple_GET_ITEM(packed, 0))) {
         PyErr_SetString(PyExc_TypeError, "_pack_function() must return (bytes, key)");
         Py_DECREF(packed);
         return -1;
@@ -330,8 +333,9 @@ static int arguments_encode(struct tb_executor *executor, const struct arguments
 }
 
 /* Sends the call; the future follows it. -1: an exception is set, and the future is not used. */
-static int send_call(struct tb_executor *executor, struct tb_function *function, const struct arguments *arguments,
-                     const struct tb_options *options, struct tb_future *future, bool *own_failure)
+static int send_call(struct tb_executor *executor, struct tb_function *function,
+                     const struct arguments *arguments, const struct tb_options *options,
+                     struct tb_future *future, bool *own_failure)
 {
     uint8_t small[TD_INLINE_ARGS];
     struct tb_payload payload = {0};
@@ -379,8 +383,8 @@ static PyObject *failed_future(struct tb_executor *executor, PyObject *callable)
     return (PyObject *)future;
 }
 
-static PyObject *submit_call(struct tb_executor *executor, PyObject *callable, const struct arguments *arguments,
-                             const struct tb_options *options)
+static PyObject *submit_call(struct tb_executor *executor, PyObject *callable,
+                             const struct arguments *arguments, const struct tb_options *options)
 {
     if (!executor->begun && tb_executor_prepare(executor) < 0)
         return NULL;
@@ -442,8 +446,8 @@ static PyObject *executor_submit_with(PyObject *self, PyObject *args)
     PyObject *callable, *kwargs, *timeout, *retries, *name;
     struct arguments arguments = {0};
     struct tb_options options;
-    if (!PyArg_ParseTuple(args, "OO!OOOO:_submit", &callable, &PyTuple_Type, &arguments.tuple, &kwargs, &timeout,
-                          &retries, &name) ||
+    if (!PyArg_ParseTuple(args, "OO!OOOO:_submit", &callable, &PyTuple_Type, &arguments.tuple, &kwargs,
+                          &timeout, &retries, &name) ||
         tb_options_parse(timeout, retries, name, &options) < 0)
         return NULL;
     arguments.dict = kwargs == Py_None ? NULL : kwargs;

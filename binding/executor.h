@@ -8,10 +8,9 @@
 
 /* A function as the engine knows it: a Python object, so that table, maps and running submits share it. */
 struct tb_function {
-    PyObject_HEAD
-    PyObject *callable; /* NULL: not in the table */
-    PyObject *watch;    /* NULL: good for ever; else while tb_watch_holds */
-    PyObject *name;     /* str */
+    PyObject_HEAD PyObject *callable; /* NULL: not in the table */
+    PyObject *watch;                  /* NULL: good for ever; else while tb_watch_holds */
+    PyObject *name;                   /* str */
     struct tb_handle *handle;
     uint32_t number; /* td_pool_intern's */
     bool interned;
@@ -33,16 +32,15 @@ struct tb_map;
 
 /* Fields are under the executor's critical section. */
 struct tb_executor {
-    PyObject_HEAD
-    struct tb_state *state;
+    PyObject_HEAD struct tb_state *state;
     struct tb_handle *handle; /* NULL until _create, and once the pool has ended */
     struct tb_functions functions;
     struct tb_options defaults;
     struct tb_map *maps; /* those with input left, newest first; map.c */
     uint32_t workers;
     unsigned encode_flags; /* TB_MAIN_BY_REFERENCE */
-    bool begun; /* submit may go ahead */
-    bool ended; /* all that is left of the pool: */
+    bool begun;            /* submit may go ahead */
+    bool ended;            /* all that is left of the pool: */
     struct td_pool_stats last_stats;
     PyObject *last_reason; /* str or NULL */
 };

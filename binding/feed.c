@@ -1,8 +1,10 @@
 /* feed.c: a map's input: how much to read, in chunks of which size, and sending them.
  *
- * Sizes. A chunk should take about CHUNK_NS in the worker: long against the 1-2 us that sending and fetching a chunk
- * costs, short against the time that a caller notices. Until the first chunk is back the time of an item is unknown;
- * then a chunk has at most 1/64 of what was sent before it, so that sending costs little and a wrong guess does too.
+ * Sizes. A chunk should take 1/32 of the time that the map will have run when a worker comes to it, from CHUNK_NS to
+ * CHUNK_NS_MAX: long against the 2 us that sending and fetching a chunk costs and, in a long map, against the 15 us of
+ * waking the reader; short against the time that a caller notices. Until the first chunk is back the time of an item
+ * is unknown; then a chunk has at most 1/64 of what was sent before it, so that sending costs little and a wrong guess
+ * does too.
  * Where the input tells its length, chunks shrink towards the end to what is left per worker, halved, so that the
  * workers finish together (what still goes wrong the engine splits).
  * Bounds. Unless asked otherwise no more than ITEMS_OUT items and BYTES_OUT bytes are in flight, so an endless input
@@ -12,6 +14,7 @@
 #include "map.h"
 
 #define CHUNK_NS INT64_C(150000)
+#define CHUNK_NS_MAX INT64_C(2000000)
 #define CHUNK_ITEMS 4096u
 #define ITEMS_OUT 65536u
 #define BYTES_OUT (UINT64_C(256) << 20)
@@ -106,6 +109,14 @@ static uint64_t smaller(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
+/* How long the next chunk should take. What is in flight comes first. */
+static int64_t chunk_ns(const struct tb_map *map)
+{
+    int64_t ahead_ns = (int64_t)map->items_out * map->pace.item_ns / map->executor->workers;
+    int64_t share_ns = (td_now_ns() - map->pace.begun_ns + ahead_ns) / 32;
+    return share_ns < CHUNK_NS ? CHUNK_NS : share_ns > CHUNK_NS_MAX ? CHUNK_NS_MAX : share_ns;
+}
+
 /* How many items the next chunk should have; 0: the window is full. */
 static uint32_t chunk_size(const struct tb_map *map)
 {
@@ -117,7 +128,8 @@ static uint32_t chunk_size(const struct tb_map *map)
         return (uint32_t)smaller(map->chunk_items, window - map->items_out);
     if (map->options.timeout_ns != 0) /* it is for each call */
         return 1;
-    uint64_t size = map->pace.item_ns != 0 ? (uint64_t)(CHUNK_NS / map->pace.item_ns) : map->pace.fed / 64;
+    const struct tb_pace *pace = &map->pace;
+    uint64_t size = pace->item_ns != 0 ? (uint64_t)(chunk_ns(map) / pace->item_ns) : pace->fed / 64;
     size = smaller(size, CHUNK_ITEMS);
     if (map->remaining >= 0)
         size = smaller(size, (uint64_t)map->remaining / (2 * workers));
@@ -250,7 +262,8 @@ static int push_task(struct tb_map *map, td_task *task, uint32_t items, uint64_t
 {
     struct tb_flight flight = {.task = task, .bytes = bytes, .items = items};
     td_status status = map->group != NULL ? td_group_add(map->group, task) : TD_OK;
-    int done = status == TD_OK ? flights_push(&map->flights, flight) : tb_raise_status(map->state, status, NULL);
+    int done =
+        status == TD_OK ? flights_push(&map->flights, flight) : tb_raise_status(map->state, status, NULL);
     if (done < 0) {
         (void)td_task_cancel(task, false);
         td_task_unref(task);

@@ -4,7 +4,7 @@
  * follow the bare object (verified when the type is made). No dict is made until somebody sets an attribute.
  * Invariants  I1 state TB_ENGINE: task and handle are set, outcome fields are not. Any other: task is NULL.
  *             I2 the collector sees the object as soon as it holds, or may hold, anything that can refer to it.
- * Tests  tests/unit/test_future.py; CPython's own: tests/upstream */
+ * Tests  tests/unit/test_future.py, test_future_engine.py; CPython's own: tests/upstream */
 #include "future.h"
 
 #include <stddef.h>
@@ -214,7 +214,8 @@ static int wait_local(struct tb_future *future, int64_t deadline_ns)
         }
         if (sleeper_delist(future, &sleeper) && done == 0)
             done = tb_future_pass_condition(future) < 0 ? -1 : 1;
-        if (slept != PY_LOCK_ACQUIRED && sleeper.woken) /* opened after we gave up: it must be shut when freed */
+        if (slept != PY_LOCK_ACQUIRED &&
+            sleeper.woken) /* opened after we gave up: it must be shut when freed */
             (void)PyThread_acquire_lock(sleeper.lock, NOWAIT_LOCK);
     }
     PyThread_release_lock(sleeper.lock);
@@ -268,10 +269,11 @@ static int await_outcome(struct tb_state *state, struct tb_future *future, int64
     return 0;
 }
 
-PyDoc_STRVAR(result_doc, "result($self, timeout=None)\n--\n\n"
-                         "What the call returned; raises what it raised. Waits at most timeout seconds (None: for "
-                         "ever), then raises TimeoutError; CancelledError if it was cancelled, WorkerDied if the "
-                         "worker that ran it died.");
+PyDoc_STRVAR(result_doc,
+             "result($self, timeout=None)\n--\n\n"
+             "What the call returned; raises what it raised. Waits at most timeout seconds (None: for "
+             "ever), then raises TimeoutError; CancelledError if it was cancelled, WorkerDied if the "
+             "worker that ran it died.");
 
 static PyObject *future_result(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
@@ -351,9 +353,10 @@ static int cancel_task(struct tb_state *state, struct tb_future *future, td_task
     return tb_raise_status(state, status, NULL);
 }
 
-PyDoc_STRVAR(cancel_doc, "cancel($self, force=False)\n--\n\n"
-                         "Cancels a call that has not begun; True when it is cancelled. With force a running call is "
-                         "stopped too: an exception in the worker first, its end after the pool's grace time.");
+PyDoc_STRVAR(cancel_doc,
+             "cancel($self, force=False)\n--\n\n"
+             "Cancels a call that has not begun; True when it is cancelled. With force a running call is "
+             "stopped too: an exception in the worker first, its end after the pool's grace time.");
 
 static PyObject *future_cancel(PyObject *self, PyObject *args, PyObject *kwargs)
 {
@@ -389,10 +392,10 @@ static PyObject *future_start(PyObject *self, PyObject *Py_UNUSED(unused))
         return PyBool_FromLong(future->state == TB_RUNNING);
     PyObject *name = PyObject_GetAttrString(self, "_state");
     PyObject *logger = name != NULL ? PyObject_GetAttrString(state->futures_base, "LOGGER") : NULL;
-    PyObject *logged = logger != NULL ? PyObject_CallMethod(logger, "critical", "sNO",
-                                                            "Future %s in unexpected state: %s",
-                                                            PyLong_FromVoidPtr(self), name)
-                                      : NULL;
+    PyObject *logged = logger != NULL
+                           ? PyObject_CallMethod(logger, "critical", "sNO", "Future %s in unexpected state: %s",
+                                                 PyLong_FromVoidPtr(self), name)
+                           : NULL;
     Py_XDECREF(name);
     Py_XDECREF(logger);
     if (logged == NULL)
@@ -440,7 +443,8 @@ static PyObject *future_repr(PyObject *self)
     enum tb_future_state now = fresh_state(self);
     if (now == TB_FINISHED && tb_future_settle(tb_state_of_final(self), future) < 0)
         return NULL;
-    PyObject *name = future->name != NULL ? PyUnicode_FromFormat(" task=%U", future->name) : PyUnicode_New(0, 0);
+    PyObject *name =
+        future->name != NULL ? PyUnicode_FromFormat(" task=%U", future->name) : PyUnicode_New(0, 0);
     PyObject *shown = NULL;
     if (name == NULL)
         return NULL;
@@ -450,8 +454,9 @@ static PyObject *future_repr(PyObject *self)
         PyObject *value = future->exception != NULL ? future->exception : future->result;
         const char *type = Py_TYPE(value != NULL ? value : Py_None)->tp_name;
         const char *dot = strrchr(type, '.');
-        shown = PyUnicode_FromFormat("<%s at %p state=finished %s %s%U>", class, (void *)self,
-                                     future->exception != NULL ? "raised" : "returned", dot ? dot + 1 : type, name);
+        shown =
+            PyUnicode_FromFormat("<%s at %p state=finished %s %s%U>", class, (void *)self,
+                                 future->exception != NULL ? "raised" : "returned", dot ? dot + 1 : type, name);
     }
     Py_DECREF(name);
     return shown;
@@ -503,8 +508,9 @@ static PyMethodDef future_methods[] = {
     {"cancelled", future_cancelled, METH_NOARGS, PyDoc_STR("cancelled($self)\n--\n\nWas it cancelled?")},
     {"cancel", (PyCFunction)(void (*)(void))future_cancel, METH_VARARGS | METH_KEYWORDS, cancel_doc},
     {"add_done_callback", tb_future_add_done_callback, METH_O,
-     PyDoc_STR("add_done_callback($self, fn, /)\n--\n\n"
-               "Calls fn(self) when it is done, in a thread of this process; at once when it is done already.")},
+     PyDoc_STR(
+         "add_done_callback($self, fn, /)\n--\n\n"
+         "Calls fn(self) when it is done, in a thread of this process; at once when it is done already.")},
     {"set_running_or_notify_cancel", future_start, METH_NOARGS, NULL},
     {"set_result", future_set_result, METH_O, NULL},
     {"set_exception", future_set_exception, METH_O, NULL},
@@ -513,7 +519,8 @@ static PyMethodDef future_methods[] = {
 
 /* timing, then the attributes that the stdlib reaches for (observe.c). */
 static PyGetSetDef future_getset[] = {
-    {"timing", get_timing, NULL, PyDoc_STR("Where the time went (treadle.Timing), or None until it is done."), NULL},
+    {"timing", get_timing, NULL, PyDoc_STR("Where the time went (treadle.Timing), or None until it is done."),
+     NULL},
     {0},
 };
 
@@ -542,7 +549,7 @@ static PyType_Spec future_spec = {
 
 static int load_names(struct tb_state *state, PyObject *base)
 {
-    static const char *const names[] = {NULL,        "PENDING", "RUNNING", "CANCELLED", "CANCELLED_AND_NOTIFIED",
+    static const char *const names[] = {NULL,      "PENDING", "RUNNING", "CANCELLED", "CANCELLED_AND_NOTIFIED",
                                         "FINISHED"};
     for (size_t i = 1; i < sizeof names / sizeof names[0]; i++) {
         PyObject *name = PyObject_GetAttrString(base, names[i]);

@@ -49,7 +49,7 @@ struct tb_spent {
 struct tb_future {
     PyObject_HEAD
 #if PY_VERSION_HEX < 0x030c0000
-    PyObject *weak_references; /* where the Python base class has them; later versions keep them in front */
+        PyObject *weak_references; /* where the Python base class has them; later versions keep them in front */
 #endif
     td_task *task;            /* NULL: local, or read */
     struct tb_handle *handle; /* keeps the task's pool */
@@ -59,9 +59,9 @@ struct tb_future {
     struct tb_watch_list *watch;
     int64_t timeout_ns; /* of the task; for its error */
     struct tb_spent spent;
-    uint8_t state;      /* enum tb_future_state */
-    bool observed;      /* the dispatcher will get its task, with a reference to this future */
-    bool unannounced;   /* and whoever watches was not told yet */
+    uint8_t state;    /* enum tb_future_state */
+    bool observed;    /* the dispatcher will get its task, with a reference to this future */
+    bool unannounced; /* and whoever watches was not told yet */
 };
 
 /* Makes the type, given concurrent.futures._base. */

@@ -199,7 +199,8 @@ static PyObject *group_wait(PyObject *module, PyObject *args, PyObject *kwargs)
     enum until until;
     int64_t deadline_ns;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|OO:wait", keywords, &fs, &timeout, &return_when) ||
-        tb_load_future(state) < 0 || parse_until(return_when, &until) < 0 || tb_deadline(timeout, &deadline_ns) < 0)
+        tb_load_future(state) < 0 || parse_until(return_when, &until) < 0 ||
+        tb_deadline(timeout, &deadline_ns) < 0)
         return NULL;
     PyObject *futures = unique(fs), *pair = NULL;
     if (futures == NULL)
@@ -219,8 +220,7 @@ static PyObject *group_wait(PyObject *module, PyObject *args, PyObject *kwargs)
 /* ---- as_completed() -------------------------------------------------------------------------------------------------- */
 
 struct completed {
-    PyObject_HEAD
-    struct tb_state *state;
+    PyObject_HEAD struct tb_state *state;
     td_group *group;
     PyObject *pending; /* dict: futures not given out yet; NULL at the end */
     PyObject *done;    /* list: done from the start, in reverse; NULL when given out */

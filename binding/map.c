@@ -9,6 +9,8 @@
  * Tests  tests/unit/test_map.py */
 #include "map.h"
 
+#include "base/clock.h"
+
 /* ---- The end ------------------------------------------------------------------------------------------------------ */
 
 static void part_drop(struct tb_map *map)
@@ -295,7 +297,9 @@ static PyObject *read_item(struct tb_map *map, int64_t deadline_ns, bool patient
             continue;
         if (found == FOUND_END)
             map_finish(map, false);
-        else if (found == FOUND_ERROR ? !map->keep_going : found == FOUND_LATE ? !patient : !tb_is_ordinary_error())
+        else if (found == FOUND_ERROR  ? !map->keep_going
+                 : found == FOUND_LATE ? !patient
+                                       : !tb_is_ordinary_error())
             end_with_error(map);
         return NULL;
     }
@@ -330,8 +334,9 @@ static PyObject *map_iternext(PyObject *self)
     return value;
 }
 
-PyDoc_STRVAR(next_doc, "next($self, timeout=None)\n--\n\n"
-                       "The next result; TimeoutError when it is not there in so many seconds: it can be asked again.");
+PyDoc_STRVAR(next_doc,
+             "next($self, timeout=None)\n--\n\n"
+             "The next result; TimeoutError when it is not there in so many seconds: it can be asked again.");
 
 static PyObject *map_next(PyObject *self, PyObject *args, PyObject *kwargs)
 {
@@ -478,7 +483,7 @@ static struct tb_map *map_new(struct tb_executor *executor, PyObject *callable)
         return NULL;
     map->state = executor->state;
     map->executor = (struct tb_executor *)Py_NewRef((PyObject *)executor);
-    map->pace.check = 1;
+    map->pace = (struct tb_pace){.begun_ns = td_now_ns(), .check = 1};
     map->function = tb_executor_function(executor, callable);
     if (map->function == NULL) {
         Py_DECREF((PyObject *)map);
@@ -545,8 +550,8 @@ PyObject *tb_executor_map(PyObject *self, PyObject *args)
     struct tb_executor *executor = (struct tb_executor *)self;
     struct map_request request;
     if (!PyArg_ParseTuple(args, "OO!pOOpOO!p:_map", &request.callable, &PyTuple_Type, &request.iterables,
-                          &request.star, &request.chunksize, &request.buffersize, &request.ordered, &request.timeout,
-                          &PyTuple_Type, &request.options, &request.keep_going))
+                          &request.star, &request.chunksize, &request.buffersize, &request.ordered,
+                          &request.timeout, &PyTuple_Type, &request.options, &request.keep_going))
         return NULL;
     if (tb_executor_prepare(executor) < 0)
         return NULL;

@@ -30,14 +30,14 @@ struct tb_flights {
 
 /* How long an item takes and how much was sent: what chunk sizes follow from. */
 struct tb_pace {
-    int64_t item_ns; /* smoothed; 0: not known yet */
-    uint64_t fed;    /* items */
-    uint32_t check;  /* look at the clock after so many items of gathering */
+    int64_t begun_ns; /* the map was made */
+    int64_t item_ns;  /* smoothed; 0: not known yet */
+    uint64_t fed;     /* items */
+    uint32_t check;   /* look at the clock after so many items of gathering */
 };
 
 struct tb_map {
-    PyObject_HEAD
-    struct tb_state *state;
+    PyObject_HEAD struct tb_state *state;
     struct tb_executor *executor; /* NULL when the map is over */
     struct tb_handle *handle;
     struct tb_function *function;
@@ -63,11 +63,11 @@ struct tb_map {
     uint64_t tasks_out;            /* tasks in the group */
 
     /* Reading. */
-    td_task *part;               /* what is read, or waited for next; a reference */
-    struct tb_results results;   /* of the part, once it is open */
+    td_task *part;                /* what is read, or waited for next; a reference */
+    struct tb_results results;    /* of the part, once it is open */
     PyObject *lease, *part_error; /* part_error: every item of the part raises it */
-    uint32_t part_left;          /* items to come from it */
-    uint64_t part_bytes;         /* of its flight, given back at its end */
+    uint32_t part_left;           /* items to come from it */
+    uint64_t part_bytes;          /* of its flight, given back at its end */
     bool part_open, reading, iterated, keep_going;
     int64_t deadline_ns;
 };

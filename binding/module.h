@@ -22,11 +22,11 @@ struct tb_state {
 
     /* Made by tb_load_future, at the first use of Future, wait or as_completed: concurrent.futures is slow to
      * import, and `import treadle` must not. */
-    PyTypeObject *future_type;  /* future.c */
-    PyTypeObject *timing_type;  /* future.c */
-    PyObject *futures_base;     /* the module concurrent.futures._base */
-    PyObject *cancelled_error;  /* its CancelledError */
-    PyObject *state_names[6];   /* its 'PENDING' and so on, by enum tb_future_state */
+    PyTypeObject *future_type; /* future.c */
+    PyTypeObject *timing_type; /* future.c */
+    PyObject *futures_base;    /* the module concurrent.futures._base */
+    PyObject *cancelled_error; /* its CancelledError */
+    PyObject *state_names[6];  /* its 'PENDING' and so on, by enum tb_future_state */
 
     PyObject *errors;     /* the module treadle._errors, at first use */
     PyObject *dispatcher; /* the thread that runs callbacks, or NULL; dispatch.c */

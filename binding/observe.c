@@ -291,7 +291,8 @@ PyObject *tb_future_add_done_callback(PyObject *self, PyObject *callback)
     } else if (tb_future_observe(future)) {
         if (future->watch->callbacks == NULL)
             future->watch->callbacks = PyList_New(0);
-        added = future->watch->callbacks != NULL && PyList_Append(future->watch->callbacks, callback) == 0 ? 1 : -1;
+        added =
+            future->watch->callbacks != NULL && PyList_Append(future->watch->callbacks, callback) == 0 ? 1 : -1;
     }
     Py_END_CRITICAL_SECTION();
     if (added == 0)

@@ -110,8 +110,8 @@ static PyObject *none_or_raise(PyObject *self, struct tb_handle *handle, td_stat
 
 PyObject *tb_pool_create(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"max_workers", "max_tasks", "start",             "break_on_death",
-                               "timeout",     "retries",   "by_reference_main", NULL};
+    static char *keywords[] = {"max_workers", "max_tasks",         "start", "break_on_death", "timeout",
+                               "retries",     "by_reference_main", NULL};
     struct tb_executor *executor = (struct tb_executor *)self;
     struct tb_state *state = executor->state;
     unsigned workers, tasks = 0;
@@ -209,7 +209,8 @@ PyObject *tb_pool_launch(PyObject *self, PyObject *args)
 PyObject *tb_pool_adopt(PyObject *self, PyObject *args)
 {
     int pid, channel;
-    struct tb_handle *handle = PyArg_ParseTuple(args, "ii:_engine_adopt", &pid, &channel) ? begun_handle(self) : NULL;
+    struct tb_handle *handle =
+        PyArg_ParseTuple(args, "ii:_engine_adopt", &pid, &channel) ? begun_handle(self) : NULL;
     if (handle == NULL)
         return NULL;
     td_status status = td_pool_adopt_zygote(handle->pool, pid, channel);
@@ -318,7 +319,7 @@ PyObject *tb_pool_broken(PyObject *self, PyObject *Py_UNUSED(unused))
         return Py_NewRef(executor->last_reason != NULL ? executor->last_reason : Py_None);
     const char *reason = td_pool_broken_reason(handle->pool);
     PyObject *text = reason[0] != '\0' ? PyUnicode_DecodeUTF8(reason, (Py_ssize_t)strlen(reason), "replace")
-                                        : Py_NewRef(Py_None);
+                                       : Py_NewRef(Py_None);
     Py_DECREF((PyObject *)handle);
     return text;
 }

@@ -7,8 +7,7 @@
 /* Holds one reference to the engine's pool. Executor, futures that are not read yet, functions and leases on results
  * hold the handle. */
 struct tb_handle {
-    PyObject_HEAD
-    td_pool *pool;
+    PyObject_HEAD td_pool *pool;
 };
 
 int tb_pool_init(PyObject *module, struct tb_state *state);
@@ -35,12 +34,12 @@ PyObject *tb_pool_stats(PyObject *self, PyObject *unused);
 PyObject *tb_pool_workers(PyObject *self, PyObject *unused);
 
 #define TB_POOL_METHODS                                                                                        \
-    {"_create", (PyCFunction)(void (*)(void))tb_pool_create, METH_VARARGS | METH_KEYWORDS, NULL},                  \
+    {"_create", (PyCFunction)(void (*)(void))tb_pool_create, METH_VARARGS | METH_KEYWORDS, NULL},              \
         {"_engine_start", tb_pool_launch, METH_VARARGS, NULL},                                                 \
         {"_engine_adopt", tb_pool_adopt, METH_VARARGS, NULL},                                                  \
         {"_set_context", tb_pool_set_context, METH_O, NULL}, {"_prestart", tb_pool_prestart, METH_O, NULL},    \
-        {"_close", tb_pool_close, METH_VARARGS, NULL}, {"_join", tb_pool_join, METH_VARARGS, NULL},                  \
-        {"_idle", tb_pool_idle, METH_VARARGS, NULL}, {"_break", tb_pool_break, METH_O, NULL},                        \
+        {"_close", tb_pool_close, METH_VARARGS, NULL}, {"_join", tb_pool_join, METH_VARARGS, NULL},            \
+        {"_idle", tb_pool_idle, METH_VARARGS, NULL}, {"_break", tb_pool_break, METH_O, NULL},                  \
         {"_broken_reason", tb_pool_broken, METH_NOARGS, NULL}, {"_stats", tb_pool_stats, METH_NOARGS, NULL},   \
     {                                                                                                          \
         "_workers", tb_pool_workers, METH_NOARGS, NULL                                                         \

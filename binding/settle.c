@@ -1,7 +1,7 @@
 /* settle.c: from a final task to Python objects, in the thread that asks.
  * Invariants  I1 the outcome is stored once; who decodes at the same moment drops its copy and takes the stored one.
  *             I2 a result's block lives as long as a view of it: the lease holds task and pool.
- * Crash       nothing here outlives the process.   Tests  tests/unit/test_future.py */
+ * Crash       nothing here outlives the process.   Tests  tests/unit/test_future_engine.py */
 #include "future.h"
 
 void tb_spent_from(const td_task *task, struct tb_spent *spent)
@@ -14,7 +14,8 @@ void tb_spent_from(const td_task *task, struct tb_spent *spent)
     *spent = (struct tb_spent){
         .queued_ns = until > timing.submitted_ns ? until - timing.submitted_ns : 0,
         .run_ns = answered ? timing.ended_ns - timing.started_ns : 0,
-        .transfer_ns = answered && timing.completed_ns > timing.ended_ns ? timing.completed_ns - timing.ended_ns : 0,
+        .transfer_ns =
+            answered && timing.completed_ns > timing.ended_ns ? timing.completed_ns - timing.ended_ns : 0,
         .pid = timing.worker_pid,
         .attempts = timing.attempts,
     };

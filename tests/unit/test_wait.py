@@ -10,7 +10,6 @@ from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from pathlib import Path
 
 import pytest
-
 import treadle
 from treadle import Future
 
