@@ -124,6 +124,7 @@ docs: build $(VENV)/.docs ## the documentation, with its snippets executed, in d
 
 bench: .venv-bench/.bench ## every benchmark beside its peers; rewrites docs/benchmarks.md
 	@$(MAKE) build VENV=.venv-bench
+	@.venv-bench/bin/ninja -C build/venv-bench --quiet c-benchmarks
 	@.venv-bench/bin/python benchmarks/run.py $(BENCH)
 
 clean: ## remove what was built, and the environments

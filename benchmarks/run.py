@@ -1,0 +1,113 @@
+"""Run every benchmark, print its tables, and rewrite docs/benchmarks.md.
+
+python benchmarks/run.py                    all of them
+python benchmarks/run.py --rounds 1 --dry   a quick look, which leaves the page alone
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from harness import FOLDER, Report, verdict_table
+
+PAGE = FOLDER.parent / "docs" / "benchmarks.md"
+BENCHMARKS = (
+    "submit_result",
+    "round_trip",
+    "map_noop",
+    "map_granularity",
+    "uneven",
+    "startup",
+    "memory",
+    "imports",
+    "heal",
+    "idle",
+    "threads",
+    "large",
+)
+PACKAGES = ("treadle", "loky", "joblib", "dask", "distributed", "ray", "numpy", "cloudpickle")
+
+
+INTRODUCTION = """\
+Written by `make bench`, which runs all of it again (half an hour, on a quiet machine). Each sample is taken in a
+process of its own, and all peers take their turn in each round, so that they see the same machine. Figures are medians
+over the rounds, with the lowest and the highest in brackets; comparisons are made within a round. What tasks call is in
+an importable module, for all peers alike; every pool has as many workers as there are CPUs. One benchmark alone:
+`python benchmarks/round_trip.py --rounds 5`."""
+
+
+def processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def installed(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return f"{package} not installed"
+
+
+def machine(load_before: float) -> str:
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    return f"""- {processor()}, {len(os.sched_getaffinity(0))} CPUs, {memory:.0f} GiB, Linux {platform.release()}
+- {platform.python_implementation()} {platform.python_version()}; {", ".join(map(installed, PACKAGES))}
+- load average before the first sample: {load_before:.2f}"""
+
+
+def page(reports: list[Report], load_before: float) -> str:
+    verdicts = [verdict for report in reports for verdict in report.verdicts]
+    met = sum(verdict.met for verdict in verdicts)
+    parts = [
+        "# Benchmarks",
+        INTRODUCTION,
+        machine(load_before),
+        f"## The bars: {met} of {len(verdicts)} met",
+        verdict_table(verdicts),
+        *(report.text().rstrip() for report in reports),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help=f"by default all: {', '.join(BENCHMARKS)}")
+    parser.add_argument("--rounds", type=int, help="in place of each benchmark's own number")
+    parser.add_argument("--only", help="subjects whose names begin so, separated by commas")
+    parser.add_argument("--dry", action="store_true", help="leave docs/benchmarks.md as it is")
+    arguments = parser.parse_args()
+    load_before = os.getloadavg()[0]
+    if load_before > 0.5:
+        print(f"The machine is not quiet (load average {load_before:.2f}): the figures are noise.", file=sys.stderr)
+    passed_on = [f"--rounds={arguments.rounds}"] if arguments.rounds else []
+    passed_on += [f"--only={arguments.only}"] if arguments.only else []
+    reports, failed = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in arguments.names or BENCHMARKS:
+            path, start = Path(folder) / f"{name}.json", time.monotonic()
+            command = [sys.executable, str(FOLDER / f"{name}.py"), f"--save={path}", *passed_on]
+            if subprocess.run(command, check=False).returncode != 0:
+                failed.append(name)
+                continue
+            reports.append(Report.load(path))
+            print(f"({name}: {time.monotonic() - start:.0f} s)\n", flush=True)
+    if not (arguments.dry or arguments.names or failed):
+        PAGE.write_text(page(reports, load_before))
+        print(f"written: {PAGE.relative_to(FOLDER.parent)}")
+    if failed:
+        print("failed: " + ", ".join(failed), file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

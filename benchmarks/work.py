@@ -1,0 +1,81 @@
+"""What the tasks do: in an importable module, so that every peer's workers find the functions by name."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+
+def noop(item: object = None) -> None:
+    """Nothing: all that is left is what the pool costs."""
+
+
+def burn(loops: int) -> None:
+    """Keeps a CPU busy, without allocating and without giving the GIL away."""
+    for _ in range(loops):
+        pass
+
+
+def calibrate() -> float:
+    """Loops of `burn` in a microsecond: the best of many short runs, which nothing interrupted."""
+    loops = 20_000
+    best = min(timed(loops) for _ in range(100))
+    return loops / best / 1e6
+
+
+def timed(loops: int) -> float:
+    start = time.perf_counter()
+    burn(loops)
+    return time.perf_counter() - start
+
+
+def size(array: Any) -> int:
+    """Takes an array, and returns little."""
+    return len(array)
+
+
+def same(array: Any) -> Any:
+    """Takes an array, and returns it."""
+    return array
+
+
+# --- looking at processes
+
+
+def descendants() -> list[int]:
+    """All children of this process, and theirs."""
+    parents = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat") as file:
+                    parents[int(name)] = int(file.read().rpartition(")")[2].split()[1])
+            except OSError:
+                continue  # it has left meanwhile
+    found = [os.getpid()]
+    for pid in found:
+        found += [child for child, parent in parents.items() if parent == pid]
+    return found[1:]
+
+
+def pss_bytes(pids: list[int]) -> int:
+    """Memory of some processes; a page that n processes share counts 1/n in each."""
+    total = 0
+    for pid in pids:
+        with open(f"/proc/{pid}/smaps_rollup") as file:
+            total += next(int(line.split()[1]) for line in file if line.startswith("Pss:")) * 1024
+    return total
+
+
+def cpu_seconds(pids: list[int]) -> float:
+    """CPU time that all threads of some processes have used."""
+    total = 0
+    for pid in pids:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            try:
+                with open(f"/proc/{pid}/task/{thread}/schedstat") as file:
+                    total += int(file.read().split()[0])
+            except OSError:
+                continue  # it has left meanwhile
+    return total / 1e9
