@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import gc
+import multiprocessing.process
 import multiprocessing.resource_tracker
 import os
 import random
@@ -133,7 +134,9 @@ def descriptors() -> set[str]:
 
 
 def segments() -> set[str]:
-    return set(os.listdir("/dev/shm")) if Path("/dev/shm").is_dir() else set()
+    """What is in /dev/shm, but for the semaphores of other programs on this machine."""
+    names = os.listdir("/dev/shm") if Path("/dev/shm").is_dir() else []
+    return {name for name in names if not name.startswith("sem.mp-") or RUN in name}
 
 
 def pytest_leak_kinds() -> dict[str, Snapshot]:
