@@ -274,7 +274,7 @@ static void *park_each_round(void *argument)
 TD_TEST(a_task_announced_while_its_worker_falls_asleep_is_found)
 {
     struct duel duel;
-    duel_init(&duel, 4, 1, 100000);
+    duel_init(&duel, 4, 1, 20000);
     set_state(&duel.rig, 0, TD_SEAT_SEARCHING);
     pthread_t thread;
     REQUIRE_EQ(pthread_create(&thread, NULL, park_each_round, &duel), 0);
@@ -318,7 +318,7 @@ static void *take_each_round(void *argument)
 TD_TEST(a_task_announced_while_its_worker_takes_another_wakes_a_third)
 {
     struct duel duel;
-    duel_init(&duel, 2, 2, 100000);
+    duel_init(&duel, 2, 2, 20000);
     pthread_t thread;
     REQUIRE_EQ(pthread_create(&thread, NULL, take_each_round, &duel), 0);
     uint64_t from = 0, position, random = test_seed;
@@ -374,7 +374,7 @@ static void *finish_each_round(void *argument)
 TD_TEST(a_task_finished_while_the_parent_falls_asleep_is_heard_of)
 {
     struct duel duel;
-    duel_init(&duel, 4, 1, 100000);
+    duel_init(&duel, 4, 1, 20000);
     uint64_t head = 0, position, entry, random = test_seed;
     uint32_t mine = 0;
     REQUIRE_OK(rig_push(&duel.rig, 0, &position));
