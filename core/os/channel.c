@@ -131,7 +131,7 @@ td_status td_channel_recv_until(int fd, void *data, size_t capacity, size_t *byt
     struct iovec part = {.iov_base = data, .iov_len = capacity};
     struct msghdr message;
     ssize_t length;
-    for (;;) {
+    for (bool reset = false;;) {
         message = (struct msghdr){.msg_iov = &part,
                                   .msg_iovlen = 1,
                                   .msg_control = control.bytes,
@@ -139,6 +139,10 @@ td_status td_channel_recv_until(int fd, void *data, size_t capacity, size_t *byt
         length = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
         if (length >= 0)
             break;
+        if (errno == ECONNRESET && !reset) { /* it left messages of ours unread, but its own are still here */
+            reset = true;
+            continue;
+        }
         if (errno != EAGAIN)
             return td_status_from_errno(errno);
         td_status status = wait_ready(fd, POLLIN, deadline_ns);

@@ -274,6 +274,8 @@ static td_status start_single_locked(td_pool *pool, uint32_t worker, const struc
     if (status != TD_OK)
         return status;
     status = send_order(pool, worker, member->channel, dowry);
+    if (status == TD_ECLOSED) /* it has ended already: its last words are read when that is seen */
+        status = TD_OK;
     if (status == TD_OK)
         status = td_native_watch(watch_fd(member));
     if (status != TD_OK) {
@@ -309,6 +311,8 @@ static td_status order_locked(td_pool *pool, uint32_t worker)
         status = start_single_locked(pool, worker, &dowry);
     else
         status = send_order(pool, worker, pool->zygote.channel, &dowry);
+    if (status == TD_ECLOSED) /* the zygote is gone: once that is heard, another is started */
+        status = TD_EAGAIN;
     close(dowry.arena_fd);
     close(dowry.lifeline_fd);
     if (status != TD_OK)

@@ -151,6 +151,21 @@ TD_TEST(the_end_comes_after_what_was_sent)
     close(ends[1]);
 }
 
+TD_TEST(what_was_sent_is_read_even_when_the_sender_read_nothing)
+{
+    int ends[2];
+    char text[8];
+    size_t bytes;
+    open_channel(ends);
+    CHECK_OK(td_channel_send(ends[0], "unread", 6, NULL, 0));
+    CHECK_OK(td_channel_send(ends[1], "last", 4, NULL, 0));
+    close(ends[1]);
+    CHECK_OK(td_channel_recv_until(ends[0], text, sizeof text, &bytes, NULL, NULL, 0));
+    CHECK_EQ(bytes, 4);
+    CHECK_STATUS(td_channel_recv_until(ends[0], text, sizeof text, &bytes, NULL, NULL, 0), TD_ECLOSED);
+    close(ends[0]);
+}
+
 TD_TEST(a_full_channel_does_not_block_past_the_deadline)
 {
     int ends[2];

@@ -39,9 +39,8 @@
 struct board {
     td_atomic_u32 open[CREW_GATES];    /* gates */
     td_atomic_u32 entered[CREW_GATES]; /* tasks that have come to the gate, ever */
-    td_atomic_u32 last[TD_MAX_WORKERS];
-    td_atomic_u32 runs[CREW_NOTES]; /* of each id: begun (low half) and finished (high half) */
-    td_atomic_u32 pids[CREW_NOTES]; /* of each id: who began it last */
+    td_atomic_u32 runs[CREW_NOTES];    /* of each id: begun (low half) and finished (high half) */
+    td_atomic_u32 pids[CREW_NOTES];    /* of each id: who began it last */
 };
 
 enum op_code {
@@ -79,6 +78,7 @@ static struct board *crew_board;
 
 static td_worker *crew_worker;
 static int crew_stack_fd;
+static uint32_t crew_id; /* of the task; 0: none */
 static td_atomic_u32 crew_interrupted;
 
 static void crew_on_urgent(int signal)
@@ -114,6 +114,22 @@ static bool crew_wait_at_gate(uint64_t gate, bool deaf)
     return true;
 }
 
+static void crew_begin(uint32_t id)
+{
+    crew_id = id < CREW_NOTES ? id : 0;
+    if (crew_id == 0)
+        return;
+    td_atomic_store_relaxed(&crew_board->pids[id], (uint32_t)getpid());
+    td_atomic_fetch_add_relaxed(&crew_board->runs[id], 1);
+}
+
+/* Before the reply: from then on the test may look. */
+static void crew_finish(void)
+{
+    if (crew_id != 0)
+        td_atomic_fetch_add_relaxed(&crew_board->runs[crew_id], 1u << 16);
+}
+
 static void crew_reply_bytes(bool ok, const void *bytes, uint64_t len)
 {
     struct td_block block = {0};
@@ -123,6 +139,7 @@ static void crew_reply_bytes(bool ok, const void *bytes, uint64_t len)
         memcpy(block.data, bytes, len);
         bytes = NULL;
     }
+    crew_finish();
     if (td_worker_reply(crew_worker, ok, bytes, block.ref != 0 ? &block : NULL, len, false) != TD_OK)
         _exit(102);
 }
@@ -196,6 +213,7 @@ static void crew_run_big(const struct op *op)
         return;
     }
     memset(block.data, (int)op->b, op->a);
+    crew_finish();
     if (td_worker_reply(crew_worker, true, NULL, &block, op->a, false) != TD_OK)
         _exit(106);
 }
@@ -206,6 +224,7 @@ static void crew_run(const struct td_assignment *task)
     if (task->args.bytes < sizeof op)
         _exit(100);
     memcpy(&op, task->args.data, sizeof op);
+    crew_begin(op.id);
     td_atomic_store_relaxed(&crew_interrupted, 0);
     switch ((enum op_code)op.code) {
     case OP_ADD:
@@ -247,16 +266,6 @@ static void crew_run(const struct td_assignment *task)
     }
 }
 
-/* The id goes to the board around the task. */
-static void crew_run_noted(const struct td_assignment *task, uint32_t id)
-{
-    td_atomic_store_relaxed(&crew_board->pids[id], (uint32_t)getpid());
-    td_atomic_store_relaxed(&crew_board->last[td_worker_index(crew_worker)], id);
-    td_atomic_fetch_add_relaxed(&crew_board->runs[id], 1);
-    crew_run(task);
-    td_atomic_fetch_add_relaxed(&crew_board->runs[id], 1u << 16);
-}
-
 static void crew_handle(int signal, void (*handler)(int))
 {
     struct sigaction action = {.sa_handler = handler};
@@ -289,12 +298,7 @@ __attribute__((noreturn)) static void crew_work(struct td_birth *birth)
             continue;
         if (status != TD_OK)
             _exit(status == TD_ECLOSED ? 0 : 111);
-        struct op op = {0};
-        memcpy(&op, task.args.data, task.args.bytes < sizeof op ? task.args.bytes : sizeof op);
-        if (op.id != 0 && op.id < CREW_NOTES)
-            crew_run_noted(&task, op.id);
-        else
-            crew_run(&task);
+        crew_run(&task);
     }
 }
 
