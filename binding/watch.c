@@ -9,16 +9,16 @@
  * Tests  tests/unit/test_travel.py */
 #include "codec_internal.h"
 
-enum kind { WATCH_FUNCTION, WATCH_NAME, WATCH_CELL, WATCH_SIZE };
+enum kind { WATCH_FUNCTION, WATCH_CLASS, WATCH_NAME, WATCH_CELL, WATCH_SIZE };
 
 /* All strong. */
 struct entry {
     enum kind kind;
-    PyObject *object;          /* function, dict or cell */
+    PyObject *object;          /* function, class, dict or cell */
     PyObject *key;             /* of a dict */
     PyObject *value;           /* NULL: missing, or an empty cell; a function's keyword defaults */
     PyObject *code, *defaults; /* of a function; defaults may be NULL */
-    Py_ssize_t size;           /* of a dict, a function's own included */
+    Py_ssize_t size;           /* of a dict, a function's own included; a class's version */
 };
 
 struct watch {
@@ -42,6 +42,29 @@ static Py_ssize_t function_dict_size(PyObject *function)
     return dict == NULL ? 0 : PyDict_GET_SIZE(dict);
 }
 
+/* A number that the interpreter gives a class anew whenever an attribute of it, or of a base, is set; 0: none. */
+static Py_ssize_t class_version(PyObject *type)
+{
+    return (Py_ssize_t)__atomic_load_n(&((PyTypeObject *)type)->tp_version_tag, __ATOMIC_RELAXED);
+}
+
+/* Has the interpreter give it one: 0, or -1 with an exception. */
+static int class_number(PyObject *type)
+{
+#if PY_VERSION_HEX >= 0x030c0000
+    (void)PyUnstable_Type_AssignVersionTag((PyTypeObject *)type);
+#else
+    PyObject *looked_up = PyObject_GetAttrString(type, "__doc__"); /* to look up is to number */
+    if (looked_up == NULL)
+        return -1;
+    Py_DECREF(looked_up);
+#endif
+    if (class_version(type) != 0)
+        return 0;
+    PyErr_SetString(PyExc_RuntimeError, "the class changes too often to be watched");
+    return -1;
+}
+
 static bool entry_holds(const struct entry *entry)
 {
     PyObject *now;
@@ -51,6 +74,8 @@ static bool entry_holds(const struct entry *entry)
                PyFunction_GET_DEFAULTS(entry->object) == entry->defaults &&
                PyFunction_GET_KW_DEFAULTS(entry->object) == entry->value &&
                function_dict_size(entry->object) == entry->size;
+    case WATCH_CLASS:
+        return class_version(entry->object) == entry->size;
     case WATCH_NAME:
         now = dict_value(entry->object, entry->key);
         break;
@@ -81,7 +106,7 @@ bool tb_watch_holds(PyObject *self)
 
 /* ---- Making one ------------------------------------------------------------------------------------------- */
 
-/* place: a function; (dict, name); a cell; a dict, of which only the size is watched. */
+/* place: a function; a class; (dict, name); a cell; a dict, of which only the size is watched. */
 static int entry_init(struct entry *entry, PyObject *place)
 {
     if (PyFunction_Check(place)) {
@@ -90,6 +115,11 @@ static int entry_init(struct entry *entry, PyObject *place)
         entry->defaults = Py_XNewRef(PyFunction_GET_DEFAULTS(place));
         entry->value = Py_XNewRef(PyFunction_GET_KW_DEFAULTS(place));
         entry->size = function_dict_size(place);
+    } else if (PyType_Check(place)) {
+        if (class_number(place) < 0)
+            return -1;
+        entry->kind = WATCH_CLASS;
+        entry->size = class_version(place);
     } else if (PyCell_Check(place)) {
         entry->kind = WATCH_CELL;
         entry->value = PyCell_Get(place);
@@ -104,7 +134,7 @@ static int entry_init(struct entry *entry, PyObject *place)
         place = PyTuple_GET_ITEM(place, 0);
         entry->value = dict_value(place, entry->key);
     } else {
-        PyErr_SetString(PyExc_TypeError, "a Watch takes functions, cells, dicts and (dict, name) pairs");
+        PyErr_SetString(PyExc_TypeError, "a Watch takes functions, classes, cells, dicts and (dict, name) pairs");
         return -1;
     }
     entry->object = Py_NewRef(place);

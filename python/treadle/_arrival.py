@@ -6,6 +6,7 @@ Functions live in the module of the same name as at home (`__main__`, as a rule)
 from __future__ import annotations
 
 import sys
+from _pickle import loads
 from types import CellType, FunctionType, ModuleType
 
 from . import _engine
@@ -21,6 +22,9 @@ EMPTY = "treadle:empty cell"
 
 _received: dict[str, dict[str, object]] = {}  # module -> name -> the digest that it last came with
 _tape: Tape | None = None
+_epoch = 0  # how often a global was changed that had come before
+_parcels: dict[int, tuple[Tape, list[int]]] = {}  # the definitions that were loaded, and in which epoch they hold
+PARCELS = 256
 
 
 class Tape:
@@ -28,15 +32,16 @@ class Tape:
 
     def __init__(self) -> None:
         self.entries: list[tuple[dict[str, Any], Entries]] = []
+        self.outer: Tape | None = None
 
     def __enter__(self) -> Tape:
         global _tape
-        _tape = self
+        self.outer, _tape = _tape, self
         return self
 
     def __exit__(self, *_: object) -> None:
         global _tape
-        _tape = None
+        _tape = self.outer
 
     def replay(self) -> None:
         """Another version of a function may have changed them since."""
@@ -89,6 +94,7 @@ def set_function(function: FunctionType, state: dict[str, Any]) -> None:
 
 def receive(space: dict[str, Any], entries: Entries) -> None:
     """Takes over globals that are new here, or that the parent has changed since it last sent them."""
+    global _epoch
     home = str(space.get("__name__"))
     if vars(sys.modules.get(home, sys)) is not space:
         space.update((name, value) for name, (_, value) in entries.items())
@@ -101,5 +107,21 @@ def receive(space: dict[str, Any], entries: Entries) -> None:
             space[name] = value
         elif seen.get(name, digest) != digest:
             space[name] = value
+            _epoch += 1
             _engine.globals_changed()
         seen[name] = digest
+
+
+def unpack(key: int, definitions: bytes, data: bytes, buffers: list[Any]) -> Any:
+    """What _definitions.py packed: a pickle, and the classes and functions that it refers to, which are loaded once."""
+    known = _parcels.get(key)
+    if known is None:
+        with Tape() as tape:
+            loads(definitions)
+        if len(_parcels) >= PARCELS:
+            _parcels.clear()
+        _parcels[key] = tape, [_epoch]
+    elif known[1][0] != _epoch:
+        known[0].replay()
+        known[1][0] = _epoch
+    return loads(data, buffers=buffers)

@@ -124,9 +124,11 @@ class Shared:
             return all(self.is_fixed(item) for item in value)
         if kind is ModuleType:
             return is_findable(value.__name__)
-        if isinstance(value, type):
-            return is_by_name(value, self.main_by_reference)
-        return kind is BuiltinFunctionType and (value.__self__ is None or type(value.__self__) is ModuleType)
+        if isinstance(value, type):  # it is by name, or notes its own places, too
+            return True
+        if kind is BuiltinFunctionType:  # of a module or a class, and not of some object
+            return value.__self__ is None or isinstance(value.__self__, (ModuleType, type))
+        return False
 
 
 class Reducers:
@@ -143,7 +145,7 @@ class Reducers:
         if kind is CellType:
             return empty_cell, ()  # its contents are filled in by the function that holds it
         if kind is CodeType:
-            return marshal.loads, (marshal.dumps(thing),)
+            return marshal.loads, (code_bytes(thing),)
         if kind is ModuleType and (thing.__name__ in MAIN or is_findable(thing.__name__)):
             return module_named, (thing.__name__,)
         return MISSING
@@ -155,8 +157,10 @@ class Reducers:
         contents = [_contents(cell) for cell in closure]
         if shared.places is not None:
             shared.places += [function, *closure]
-        for value in (*contents, function.__defaults__):
-            shared.watch(value)
+        for name, value in zip(function.__code__.co_freevars, contents, strict=True):
+            if name != "repr_running":  # of each dataclass's __repr__
+                shared.watch(value)
+        shared.watch(function.__defaults__)
         for own in (function.__dict__, function.__kwdefaults__ or {}):
             for name, value in own.items():
                 self.note(own, name, value)
@@ -225,7 +229,7 @@ class Reducers:
             if kind is FunctionType:
                 own = (*value.__dict__.items(), *(value.__kwdefaults__ or {}).items())
                 inner = (value.__defaults__, *own, *map(_contents, value.__closure__ or ()))
-                return hash(marshal.dumps(value.__code__)), tuple(self.digest(item) for item in inner)
+                return hash(code_bytes(value.__code__)), tuple(self.digest(item) for item in inner)
             if kind is tuple:
                 return tuple(self.digest(item) for item in value)
             inner_shared = Shared(main_by_reference)
@@ -276,10 +280,20 @@ def dump_shared(thing: Any, shared: Shared, buffers: list[Any] | None) -> bytes:
 
     if buffers is not None:
         buffers.clear()
-    shared.places = None
+    if shared.places is not None:
+        shared.places.clear()
+        shared.seen.clear()
     file = io.BytesIO()
     Full(file, shared, collector(buffers)).dump(thing)
     return file.getvalue()
+
+
+def code_bytes(code: CodeType) -> bytes:
+    """The marshalled code. Newer versions of the format depend on reference counts, so that no two dumps are alike."""
+    try:
+        return marshal.dumps(code, 2)
+    except ValueError:  # a constant that is younger than that format
+        return marshal.dumps(code)
 
 
 def _contents(cell: CellType) -> Any:

@@ -67,6 +67,10 @@ def dump(value: Any, main_by_reference: bool) -> Dump:
         data = plain(value, collector(buffers))
         if main_by_reference or not mentions_unfindable(data):
             return data, buffers
+        from . import _definitions
+
+        buffers.clear()
+        return _definitions.dump(value, buffers), buffers
     except MemoryError:
         raise
     except Exception:
@@ -115,7 +119,10 @@ def reducers(reduction: Any) -> dict[type, Any]:
 
 def mentions_unfindable(data: bytes) -> bool:
     """Does a pickle name a module that a worker can't import? A text that merely looks so costs time, no more."""
-    return any(pattern in data for pattern in unfindable_patterns())
+    for pattern in unfindable_patterns():  # noqa: SIM110  (there are one or two, and a generator is dear)
+        if pattern in data:
+            return True
+    return False
 
 
 # --- functions
@@ -168,7 +175,10 @@ def watch(shared: _byvalue.Shared) -> Any:
     from ._byvalue import MISSING
     from ._engine import Watch
 
-    watched = Watch(shared.places)
+    try:
+        watched = Watch(shared.places)
+    except RuntimeError:
+        return None  # a class that changes all the time
     if all(space.get(name, MISSING) is value for space, name, value in shared.seen):
         return watched
     return None  # another thread changed a global between the pickling and the watching

@@ -1,7 +1,7 @@
-"""What travels by name, what by value; what changes are seen; what can't travel is named.
+"""What travels by name, what by value, and what becomes of it in the worker.
 
-Functions by value come from a module that this file makes by hand, as no fresh interpreter can import it. A worker is
-played by a fresh interpreter that loads what was packed.
+Functions by value come from a module that is made by hand (conftest.py), as no fresh interpreter can import it. A
+worker is played by a fresh interpreter that loads what was packed.
 """
 
 from __future__ import annotations
@@ -15,28 +15,12 @@ import pickle
 import subprocess
 import sys
 import textwrap
-import threading
-from collections.abc import Callable, Iterator
-from types import ModuleType
 from typing import Any
 
 import pytest
-from treadle import TravelError, _byvalue, _findable, _travel
+from treadle import _byvalue, _definitions, _findable, _travel
 
-Run = Callable[..., Any]
-
-
-@pytest.fixture
-def module() -> Iterator[ModuleType]:
-    """A module that only this process knows."""
-    made = ModuleType("by_hand")
-    sys.modules["by_hand"] = made
-    yield made
-    del sys.modules["by_hand"]
-
-
-def define(module: ModuleType, source: str) -> None:
-    exec(compile(textwrap.dedent(source), "by_hand.py", "exec", dont_inherit=True), vars(module))
+ByHand = Any  # conftest.py's module, with whatever a test defines in it
 
 
 def pack(function: Any) -> bytes:
@@ -48,7 +32,7 @@ def key(function: Any) -> Any:
 
 
 def in_worker(source: str, *payloads: bytes) -> Any:
-    """Runs the source in a fresh interpreter, `payloads` at hand; gives back what it leaves in `result`, as JSON does."""
+    """Runs the source in a fresh interpreter, `payloads` at hand; gives back what it leaves in `result`, by JSON."""
     program = "import json, sys\nfrom treadle import _travel, _byvalue\n"
     program += f"payloads = {list(payloads)!r}\nload = _travel.load_function\n"
     program += textwrap.dedent(source) + "\nprint(json.dumps(result))\n"
@@ -76,7 +60,7 @@ def test_what_is_bound_to_data_is_packed_at_each_call() -> None:
         assert callable(_travel.load_function(data))
 
 
-def test_a_module_made_by_hand_is_not_findable(module: ModuleType) -> None:
+def test_a_module_made_by_hand_is_not_findable(module: ByHand) -> None:
     assert not _findable.is_findable("by_hand")
     assert not _findable.is_findable("__main__")
     assert not _findable.is_findable("never_imported")
@@ -88,7 +72,7 @@ def test_installed_modules_are_findable(name: str) -> None:
     assert _findable.is_findable(name)
 
 
-def test_a_module_that_replaces_another_is_looked_at_anew(module: ModuleType) -> None:
+def test_a_module_that_replaces_another_is_looked_at_anew(module: ByHand) -> None:
     assert not _findable.is_findable("by_hand")
     sys.modules["by_hand"] = json
     try:
@@ -101,9 +85,8 @@ def test_a_module_that_replaces_another_is_looked_at_anew(module: ModuleType) ->
 # --- by value
 
 
-def test_a_function_takes_its_globals_defaults_and_closure_along(module: ModuleType) -> None:
-    define(
-        module,
+def test_a_function_takes_its_globals_defaults_and_closure_along(module: ByHand) -> None:
+    module.define(
         """
         factor = 3
         def helper(x): return x * factor
@@ -116,9 +99,8 @@ def test_a_function_takes_its_globals_defaults_and_closure_along(module: ModuleT
     assert in_worker("result = load(payloads[0])(7)", pack(module.function)) == 21 + 1000 + 10 + 100
 
 
-def test_functions_may_refer_to_themselves_and_to_each_other(module: ModuleType) -> None:
-    define(
-        module,
+def test_functions_may_refer_to_themselves_and_to_each_other(module: ByHand) -> None:
+    module.define(
         """
         def even(n): return True if n == 0 else odd(n - 1)
         def odd(n): return False if n == 0 else even(n - 1)
@@ -130,9 +112,8 @@ def test_functions_may_refer_to_themselves_and_to_each_other(module: ModuleType)
     assert in_worker("result = [load(p)(11) for p in payloads]", pack(module.even), pack(module.outer())) == [False, 0]
 
 
-def test_closures_share_their_cells(module: ModuleType) -> None:
-    define(
-        module,
+def test_closures_share_their_cells(module: ByHand) -> None:
+    module.define(
         """
         def make():
             count = 0
@@ -146,9 +127,8 @@ def test_closures_share_their_cells(module: ModuleType) -> None:
     assert in_worker("(up, get), _ = _travel.loads(payloads[0]); up(); up(); result = get()", data) == 2
 
 
-def test_names_and_attributes_of_a_function_are_kept(module: ModuleType) -> None:
-    define(
-        module,
+def test_names_and_attributes_of_a_function_are_kept(module: ByHand) -> None:
+    module.define(
         """
         def function(x: int) -> str:
             "What it does."
@@ -163,21 +143,20 @@ def test_names_and_attributes_of_a_function_are_kept(module: ModuleType) -> None
     assert in_worker(source, pack(module.function)) == expected
 
 
-def test_an_attribute_that_is_called_like_a_global_takes_nothing_along(module: ModuleType) -> None:
-    define(module, "import threading\nlock = threading.Lock()\ndef function(x): return x.lock")
+def test_an_attribute_that_is_called_like_a_global_takes_nothing_along(module: ByHand) -> None:
+    module.define("import threading\nlock = threading.Lock()\ndef function(x): return x.lock")
     pack(module.function)
 
 
 def test_names_are_found_in_nested_code() -> None:
-    source = "def f():\n  def g():\n    return [h(x) for x in A]\n  class K:\n    y = B\n  global C\n  C = 1\n  del D\n  global D"
-    source = source.replace("  del D\n  global D", "  global D\n  del D")
+    source = "def f():\n  def g(): return [h(x) for x in A]\n  class K: y = B\n  global C, D\n  C = 1\n  del D"
     scope: dict[str, Any] = {}
     exec(source, scope)
     assert {"A", "B", "C", "D", "h"} <= set(_byvalue.global_names(scope["f"].__code__))
 
 
-def test_functions_need_no_cloudpickle(module: ModuleType) -> None:
-    define(module, "def helper(): return 1\ndef function(): return helper()")
+def test_functions_need_no_cloudpickle(module: ByHand) -> None:
+    module.define("def helper(): return 1\ndef function(): return helper()")
     assert in_worker("load(payloads[0])(); result = 'cloudpickle' in sys.modules", pack(module.function)) is False
 
 
@@ -185,9 +164,8 @@ def test_a_function_of_an_importable_module_that_has_no_name_there_finds_its_glo
     assert in_worker("result = load(payloads[0])()", pack(lambda: textwrap.dedent("  x"))) == "x"
 
 
-def test_a_class_travels_by_value_and_is_bound_in_its_module(module: ModuleType) -> None:
-    define(
-        module,
+def test_a_class_travels_by_value_and_is_bound_in_its_module(module: ByHand) -> None:
+    module.define(
         """
         class Point:
             def __init__(self, x): self.x = x
@@ -204,8 +182,8 @@ def test_a_class_travels_by_value_and_is_bound_in_its_module(module: ModuleType)
     assert in_worker(source, data) == [8, True, True]
 
 
-def test_an_instance_comes_back_as_one_of_the_parents_own_class(module: ModuleType) -> None:
-    define(module, "class Point:\n  pass")
+def test_an_instance_comes_back_as_one_of_the_parents_own_class(module: ByHand) -> None:
+    module.define("class Point:\n  pass")
 
     def local() -> type:
         class Local:
@@ -221,13 +199,13 @@ def test_an_instance_comes_back_as_one_of_the_parents_own_class(module: ModuleTy
         assert type(_travel.loads(back, buffers=buffers)) is cls
 
 
-def test_results_travel_by_name_because_the_parent_has_all_modules(module: ModuleType) -> None:
-    define(module, "class Point:\n  pass")
+def test_results_travel_by_name_because_the_parent_has_all_modules(module: ByHand) -> None:
+    module.define("class Point:\n  pass")
     assert len(_travel.dump_result(module.Point())[0]) < 100
 
 
-def test_large_buffers_stay_out_of_band_by_value_too(module: ModuleType) -> None:
-    define(module, "class Holder:\n  def __init__(self, data): self.data = data")
+def test_large_buffers_stay_out_of_band_by_value_too(module: ByHand) -> None:
+    module.define("class Holder:\n  def __init__(self, data): self.data = data")
     data, buffers = _travel.dump_call((module.Holder(pickle.PickleBuffer(b"x" * 10_000)),), {}, False)
     assert len(buffers) == 1
     assert len(data) < 5000
@@ -251,16 +229,15 @@ def test_multiprocessings_own_reducers_are_used_where_it_is_loaded() -> None:
 # --- globals in the worker
 
 
-def test_functions_share_their_globals_in_the_worker(module: ModuleType) -> None:
-    define(module, "state = None\ndef setup(): global state; state = 'ready'\ndef task(): return state")
+def test_functions_share_their_globals_in_the_worker(module: ByHand) -> None:
+    module.define("state = None\ndef setup(): global state; state = 'ready'\ndef task(): return state")
     assert (
         in_worker("load(payloads[0])(); result = load(payloads[1])()", pack(module.setup), pack(module.task)) == "ready"
     )
 
 
-def test_what_a_worker_made_of_a_global_is_kept_until_the_parent_changes_it(module: ModuleType) -> None:
-    define(
-        module,
+def test_what_a_worker_made_of_a_global_is_kept_until_the_parent_changes_it(module: ByHand) -> None:
+    module.define(
         """
         table = {}
         other = 1
@@ -278,10 +255,10 @@ def test_what_a_worker_made_of_a_global_is_kept_until_the_parent_changes_it(modu
     assert in_worker(source, *first, second, third) == expected
 
 
-def test_a_version_that_is_used_again_has_its_own_globals(module: ModuleType) -> None:
-    define(module, "value = 1\ndef task(): return value")
+def test_a_version_that_is_used_again_has_its_own_globals(module: ByHand) -> None:
+    module.define("value = 1\ndef task(): return value")
     first = pack(module.task)
-    module.value = 2  # type: ignore[attr-defined]
+    module.value = 2
     source = """
         first, refresh = _travel.load_for_worker(payloads[0])
         second, _ = _travel.load_for_worker(payloads[1])
@@ -292,183 +269,112 @@ def test_a_version_that_is_used_again_has_its_own_globals(module: ModuleType) ->
     assert in_worker(source, first, pack(module.task)) == [2, 1]
 
 
-def test_a_mutable_global_that_the_parent_has_changed_in_place_is_seen(module: ModuleType) -> None:
-    define(module, "items = [1]\ndef task(): return items")
+def test_a_mutable_global_that_the_parent_has_changed_in_place_is_seen(module: ByHand) -> None:
+    module.define("items = [1]\ndef task(): return items")
     first = pack(module.task)
     module.items.append(2)
     assert in_worker("result = [load(p)() for p in payloads]", first, pack(module.task)) == [[1], [1, 2]]
 
 
 @pytest.mark.parametrize(("before", "after"), [(-1, -2), (0, False), (1, 1.0), (0.0, -0.0), ("a", b"a")])
-def test_values_that_hash_alike_are_told_apart(module: ModuleType, before: object, after: object) -> None:
-    define(module, "def task(): return repr(value)")
-    module.value = before  # type: ignore[attr-defined]
+def test_values_that_hash_alike_are_told_apart(module: ByHand, before: object, after: object) -> None:
+    module.define("def task(): return repr(value)")
+    module.value = before
     first = pack(module.task)
-    module.value = after  # type: ignore[attr-defined]
+    module.value = after
     assert in_worker("result = [load(p)() for p in payloads]", first, pack(module.task)) == [repr(before), repr(after)]
 
 
-def test_a_changed_helper_is_seen_in_the_worker(module: ModuleType) -> None:
-    define(module, "def helper(): return 1\ndef task(): return helper()")
+def test_a_changed_helper_is_seen_in_the_worker(module: ByHand) -> None:
+    module.define("def helper(): return 1\ndef task(): return helper()")
     first = pack(module.task)
-    define(module, "def helper(): return 2")
+    module.define("def helper(): return 2")
     assert in_worker("result = [load(p)() for p in payloads]", first, pack(module.task)) == [1, 2]
 
 
-# --- the watch: a function that has not changed is not packed again
+# --- arguments whose classes travel by value
 
 
-CHANGES = {
-    "a global": "value = 2",
-    "a global that was missing": "late = 1",
-    "a global of a helper": "deep = 2",
-    "a helper": "def helper(): return value + 1",
-    "a helper's code": "helper.__code__ = (lambda: 5).__code__",
-    "a default": "function.__defaults__ = (2,)",
-    "a keyword default": "function.__kwdefaults__['k'] = 2",
-    "an attribute": "function.mark = 2",
-    "a new attribute": "function.other = 2",
-    "the code": "function.__code__ = function.__code__.replace(co_name='renamed')",
-    "the closure": "setter(2)",
-    "a global that becomes mutable": "value = [1]",
-}
-WATCHED = """
-import math
-value = 1
-deep = 1
-def late_is(): return late
-def helper(): return deep
-def make():
-    cell = 1
-    def function(x=1, *, k=1):
-        return cell, value, helper(), late_is, math.pi
-    def setter(new):
-        nonlocal cell
-        cell = new
-    function.mark = 1
-    return function, setter
-function, setter = make()
+POINT = """
+class Point:
+    def __init__(self, x): self.x = x
+    def __eq__(self, other): return type(other) is Point and other.x == self.x
+    def moved(self): return Point(self.x + step)
+step = 1
 """
 
 
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
-def test_a_watch_sees_every_change(module: ModuleType, change: str) -> None:
-    define(module, WATCHED)
-    before, watch = _travel.pack_function(module.function, False)
-    assert watch.holds()
-    define(module, change)
-    assert not watch.holds()
-    assert pack(module.function) != before
+def sent(*args: Any) -> bytes:
+    data, buffers = _travel.dump_call(args, {}, False)
+    assert not buffers
+    return data
 
 
-def test_a_watch_holds_while_nothing_changes(module: ModuleType) -> None:
-    define(module, WATCHED)
-    before, watch = _travel.pack_function(module.function, False)
-    module.unrelated = 1  # type: ignore[attr-defined]
-    module.function()
-    assert watch.holds()
-    assert pack(module.function) == before
+def test_the_definitions_of_a_class_are_pickled_once(module: ByHand) -> None:
+    module.define(POINT)
+    first = _definitions.definitions({id(module.Point): module.Point})
+    assert _definitions.definitions({id(module.Point): module.Point}) is not first
+    assert _definitions.definitions({id(module.Point): module.Point})[1] is first[1]
+    module.step = 2
+    assert _definitions.definitions({id(module.Point): module.Point})[1] is not first[1]
 
 
-UNWATCHABLE = {
-    "a list": "value = [1]",
-    "a dict in a tuple": "value = (1, {})",
-    "an object": "value = object()",
-    "a class by value": "class value: pass",
-    "a bound method": "value = [].append",
+def test_a_worker_loads_the_definitions_of_a_class_once(module: ByHand) -> None:
+    module.define(POINT)
+    source = """
+        first, second = [_travel.loads(p)[0][0] for p in payloads]
+        first.__class__.seen = True
+        third = _travel.loads(payloads[0])[0][0]
+        result = [type(first) is type(second) is type(third), third.seen, second.moved().x]
+    """
+    assert in_worker(source, sent(module.Point(1)), sent(module.Point(2))) == [True, True, 3]
+
+
+def test_a_changed_method_is_seen_in_arguments(module: ByHand) -> None:
+    module.define(POINT)
+    first = sent(module.Point(1))
+    module.define("Point.moved = lambda self: Point(self.x + 100)")
+    source = "result = [_travel.loads(p)[0][0].moved().x for p in payloads]"
+    assert in_worker(source, first, sent(module.Point(1))) == [2, 101]
+
+
+def test_a_class_that_is_defined_anew_is_another_one(module: ByHand) -> None:
+    module.define(POINT)
+    old = module.Point(1)
+    module.define(POINT.replace("x + step", "x + 10"))
+    source = """
+        old, new, again = [_travel.loads(p)[0][0] for p in payloads]
+        result = [old.moved().x, new.moved().x, type(old) is type(new), type(old) is type(again)]
+    """
+    # The old class's methods find the new class under its name, as they do at home.
+    assert in_worker(source, sent(old), sent(module.Point(1)), sent(old)) == [2, 11, False, True]
+
+
+KINDS = {
+    "a dataclass": "import dataclasses\n@dataclasses.dataclass\nclass Kind:\n  x: int = 1\nvalue = Kind(2)",
+    "an enumeration": "import enum\nclass Kind(enum.Enum):\n  A = 1\n  B = 2\nvalue = Kind.B",
+    "a named tuple": "import typing\nclass Kind(typing.NamedTuple):\n  x: int = 1\nvalue = Kind(2)",
+    "a class with slots": "class Kind:\n  __slots__ = 'x',\nvalue = Kind()\nvalue.x = 2",
+    "an exception": "class Kind(Exception):\n  pass\nvalue = Kind(2)",
+    "a subclass": "class Base:\n  pass\nclass Kind(Base):\n  y = property(lambda self: 2)\nvalue = Kind()",
+    "a class": "class Kind:\n  pass\nvalue = Kind",
+    "a function": "def Kind():\n  return 2\nvalue = Kind",
 }
 
 
-@pytest.mark.parametrize("source", UNWATCHABLE.values(), ids=UNWATCHABLE.keys())
-def test_what_may_change_unseen_is_packed_at_each_call(module: ModuleType, source: str) -> None:
-    define(module, source)
-    define(module, "def function(): return value\ndef outer(): return function()")
-    assert key(module.function) is None
-    assert key(module.outer) is None
+@pytest.mark.parametrize("source", KINDS.values(), ids=KINDS.keys())
+def test_all_kinds_of_classes_are_defined_once(module: ByHand, source: str) -> None:
+    module.define(source)
+    first = sent(module.value)
+    assert any(parts == (module.Kind,) for parts, *_ in _definitions._cache.values())
+    assert sent(module.value) == first
+    check = "_travel.loads(payloads[0]); from by_hand import Kind; result = Kind.__module__"
+    assert in_worker(check, first) == "by_hand"
 
 
-def test_a_watch_takes_only_what_it_can_watch() -> None:
-    from treadle._engine import Watch
-
-    with pytest.raises(TypeError):
-        Watch([1])
-    with pytest.raises(TypeError):
-        Watch(({},))
-
-
-# --- what can't travel
-
-
-class Slotted:
-    __slots__ = ("lock",)
-
-
-class Attributes:
-    def __init__(self, **items: object) -> None:
-        self.__dict__.update(items)
-
-
-def slotted(lock: object) -> Slotted:
-    made = Slotted()
-    made.lock = lock  # type: ignore[attr-defined]
-    return made
-
-
-LOCK = threading.Lock()
-PATHS = {
-    "argument 1": ((LOCK,), {}),
-    "argument 2": ((1, LOCK), {}),
-    "argument 'key'": ((), {"key": LOCK}),
-    "argument 1 ['x'].lock": (({"x": Attributes(lock=LOCK)},), {}),
-    "argument 1 [2][0]": (([1, 2, (LOCK,)],), {}),
-    "argument 1.lock": ((slotted(LOCK),), {}),
-    "argument 1.args[0]": ((functools.partial(print, LOCK),), {}),
-}
-
-
-@pytest.mark.parametrize("path", PATHS)
-def test_the_error_names_the_path_to_what_cannot_travel(path: str) -> None:
-    with pytest.raises(TravelError) as caught:
-        _travel.dump_call(*PATHS[path], False)  # type: ignore[arg-type]
-    assert str(caught.value) == f"{path}: cannot pickle '_thread.lock' object"
-    assert isinstance(caught.value.__cause__, TypeError)
-
-
-def test_the_error_of_a_result_names_the_path() -> None:
-    with pytest.raises(TravelError, match=r"the result \['a'\]: cannot pickle"):
-        _travel.dump_result({"a": LOCK})
-
-
-def test_the_error_of_a_function_names_the_global(module: ModuleType) -> None:
-    define(
-        module, "import threading\nlock = threading.Lock()\ndef helper(): return lock\ndef function(): return helper()"
-    )
-    with pytest.raises(TravelError, match=r"the function 'function', its global 'helper', its global 'lock': cannot"):
-        pack(module.function)
-
-
-def test_the_error_of_a_closure_names_the_variable(module: ModuleType) -> None:
-    define(module, "import threading\ndef make(lock):\n  def inner(): return lock\n  return inner")
-    with pytest.raises(TravelError, match="its variable 'lock': cannot pickle"):
-        pack(module.make(LOCK))
-
-
-def test_a_cycle_ends_the_search() -> None:
-    knot: list[Any] = [LOCK]
-    knot.insert(0, knot)
-    with pytest.raises(TravelError, match="argument 1"):
-        _travel.dump_call((knot,), {}, False)
-
-
-def test_an_object_that_refuses_says_why() -> None:
-    class Refuses:
-        def __reduce__(self) -> Any:
-            raise RuntimeError("not me")
-
-    with pytest.raises(TravelError, match="argument 1: not me"):
-        _travel.dump_call((Refuses(),), {}, False)
-
-
-def test_a_packed_call_loads() -> None:
-    function, args = _travel.load_call(_travel.pack_call(math.pow, (2, 3), False))
-    assert function(*args) == 8
+def test_arguments_beside_such_a_class_keep_their_buffers_out_of_band(module: ByHand) -> None:
+    module.define(POINT)
+    data, buffers = _travel.dump_call((module.Point(pickle.PickleBuffer(b"x" * 10_000)),), {}, False)
+    assert len(buffers) == 1
+    ((point,), _) = _travel.loads(data, buffers=buffers)
+    assert bytes(point.x) == b"x" * 10_000
