@@ -54,7 +54,7 @@ static int class_number(PyObject *type)
 #if PY_VERSION_HEX >= 0x030c0000
     (void)PyUnstable_Type_AssignVersionTag((PyTypeObject *)type);
 #else
-    PyObject *looked_up = PyObject_GetAttrString(type, "__doc__"); /* to look up is to number */
+    PyObject *looked_up = PyObject_GetAttrString(type, "__init__"); /* to look up is to number */
     if (looked_up == NULL)
         return -1;
     Py_DECREF(looked_up);
