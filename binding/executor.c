@@ -403,7 +403,7 @@ static PyObject *submit_call(struct tb_executor *executor, PyObject *callable,
 }
 
 PyDoc_STRVAR(submit_doc, "submit($self, fn, /, *args, **kwargs)\n--\n\n"
-                         "Has a worker call fn(*args, **kwargs); the Future of the outcome.");
+                         "Has a worker call `fn(*args, **kwargs)`; the Future of the outcome.");
 
 static PyObject *executor_submit(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
