@@ -424,6 +424,7 @@ int tb_pool_init(PyObject *module, struct tb_state *state)
         {"CLOSE_CANCEL_QUEUED", (long)TD_CLOSE_CANCEL_QUEUED},
         {"CLOSE_TERMINATE", (long)TD_CLOSE_TERMINATE},
         {"CLOSE_KILL", (long)TD_CLOSE_KILL},
+        {"CLOSE_CANCEL_RUNNING", (long)TD_CLOSE_CANCEL_RUNNING},
         {"MAX_WORKERS", (long)TD_MAX_WORKERS},
     };
     for (size_t i = 0; i < sizeof constants / sizeof constants[0]; i++)

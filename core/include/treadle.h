@@ -136,9 +136,10 @@ struct td_call {
 /* Never waits for a worker. TD_ECLOSED, TD_EBROKEN, TD_EFORKED, TD_ENOMEM. The caller owns one reference. */
 td_status td_pool_submit(td_pool *pool, const struct td_call *call, td_task **out);
 
-#define TD_CLOSE_CANCEL_QUEUED 1u /* but for what workers that are free, or on their way, take at this moment */
-#define TD_CLOSE_TERMINATE 2u     /* SIGTERM to all workers; what they ran is lost */
-#define TD_CLOSE_KILL 4u          /* SIGKILL likewise */
+#define TD_CLOSE_CANCEL_QUEUED 1u  /* but for what workers that are free, or on their way, take at this moment */
+#define TD_CLOSE_TERMINATE 2u      /* SIGTERM to all workers; what they ran is lost */
+#define TD_CLOSE_KILL 4u           /* SIGKILL likewise */
+#define TD_CLOSE_CANCEL_RUNNING 8u /* and what is queued; what runs as td_task_cancel with force does */
 /* No more submits; workers leave when nothing is queued. Idempotent; returns at once. */
 td_status td_pool_close(td_pool *pool, uint32_t flags);
 /* Waits until the pool is closed and its last worker and zygote are gone. */
@@ -174,6 +175,23 @@ struct td_worker_info {
 };
 /* Fills up to cap entries, returns how many there are. */
 uint32_t td_pool_get_workers(td_pool *pool, struct td_worker_info *out, uint32_t cap);
+
+/* The log of deaths: of each worker that ended without being asked to leave, or was killed for a task. The latest
+ * TD_DEATHS_KEPT are kept. */
+#define TD_DEATHS_KEPT 256u
+#define TD_DEATH_NAME_BYTES 48u
+struct td_death_record {
+    uint64_t number;                /* of the death in this pool, from 1 */
+    int32_t pid, signal, exit_code; /* as in td_death */
+    bool lost;                      /* it ran a task; the rest is about that: */
+    uint32_t fate;   /* what became of the task: TD_TASK_QUEUED: it runs again; else its final td_task_state */
+    uint32_t attempt, fn;
+    uint32_t begin, end; /* of a chunk: the items that were lost */
+    uint64_t tag, position;
+    char name[TD_DEATH_NAME_BYTES]; /* the call's, cut short; "" when it had none */
+};
+/* Fills the latest, up to cap, oldest first; returns how many it filled. */
+uint32_t td_pool_get_deaths(td_pool *pool, struct td_death_record *out, uint32_t cap);
 
 /* ---- The parent: tasks ------------------------------------------------------------------------------------ */
 

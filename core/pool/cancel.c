@@ -126,6 +126,18 @@ void td__cancel_queued_locked(td_pool *pool, bool all)
     withdraw_all_locked(pool, TD_TASK_CANCELLED, all ? 0 : behind_begun_locked(pool));
 }
 
+void td__cancel_running_locked(td_pool *pool)
+{
+    for (uint32_t slot = 0; slot < pool->map.slot_count; slot++) {
+        td_task *task = pool->slot_tasks[slot];
+        if (task == NULL || task->doom != TD_DOOM_NONE || runner_locked(task) < 0)
+            continue;
+        if (task->chunk)
+            td__chunk_cut_locked(task);
+        (void)td__task_doom_locked(task, TD_DOOM_CANCEL); /* TD_EAGAIN: it has just ended */
+    }
+}
+
 void td__fail_all_locked(td_pool *pool)
 {
     withdraw_all_locked(pool, TD_TASK_BROKEN, 0);

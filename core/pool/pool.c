@@ -240,6 +240,7 @@ static void destroy(td_pool *pool)
     td__crew_fini(pool);
     free(pool->free_slots);
     free(pool->slot_tasks);
+    free(pool->deaths);
     free_strings(pool->argv);
     free_strings(pool->envp);
     if (pool->args_arena != NULL) {
@@ -509,8 +510,11 @@ td_status td_pool_close(td_pool *pool, uint32_t flags)
         return TD_EFORKED;
     pthread_mutex_lock(&pool->lock);
     pool->closed = true;
-    if ((flags & (TD_CLOSE_CANCEL_QUEUED | TD_CLOSE_TERMINATE | TD_CLOSE_KILL)) != 0)
-        td__cancel_queued_locked(pool, (flags & (TD_CLOSE_TERMINATE | TD_CLOSE_KILL)) != 0);
+    const uint32_t all = TD_CLOSE_CANCEL_RUNNING | TD_CLOSE_TERMINATE | TD_CLOSE_KILL;
+    if ((flags & (TD_CLOSE_CANCEL_QUEUED | all)) != 0)
+        td__cancel_queued_locked(pool, (flags & all) != 0);
+    if ((flags & TD_CLOSE_CANCEL_RUNNING) != 0)
+        td__cancel_running_locked(pool);
     if ((flags & TD_CLOSE_KILL) != 0)
         td__pool_break_locked(pool, "its workers were killed (kill_workers)", SIGKILL);
     else if ((flags & TD_CLOSE_TERMINATE) != 0)

@@ -222,6 +222,8 @@ struct td_pool {
     td_atomic_u32 is_broken;
     char broken_reason[4096];
     struct td_pool_stats stats;
+    struct td_death_record *deaths; /* a ring of TD_DEATHS_KEPT; NULL until the first, or without memory */
+    uint64_t death_count;           /* ever */
 };
 
 /* pool.c */
@@ -269,6 +271,7 @@ int64_t td__timeouts_keep_locked(td_pool *pool, int64_t now);
 td_status td__task_doom_locked(td_task *task, enum td_doom doom);
 /* Unless all: what a free worker is about to take is as good as begun, and runs. */
 void td__cancel_queued_locked(td_pool *pool, bool all);
+void td__cancel_running_locked(td_pool *pool);
 void td__fail_all_locked(td_pool *pool); /* every pending task ends BROKEN */
 
 /* crew.c */
@@ -294,5 +297,8 @@ bool td__crew_is_gone_locked(const td_pool *pool);
 
 /* death.c: the worker's process is gone for sure. status as of waitpid(2), -1: not known. */
 void td__death_locked(td_pool *pool, uint32_t worker, int status);
+/* What becomes of a task, or a part of one, that its worker took with it: QUEUED, CANCELLED, TIMED_OUT or DIED. Goes to
+ * the record of the death. */
+enum td_task_state td__death_fate_locked(const td_task *task, uint64_t position, enum td_doom doom);
 
 #endif

@@ -12,6 +12,7 @@ _T = TypeVar("_T")
 CLOSE_CANCEL_QUEUED: int
 CLOSE_TERMINATE: int
 CLOSE_KILL: int
+CLOSE_CANCEL_RUNNING: int
 START_SHARED: int
 START_ADOPTED: int
 START_SINGLE: int
@@ -82,9 +83,9 @@ def _dispatch_stop() -> None: ...
 @final
 class Future(concurrent.futures.Future[_T]):
     def cancel(self, force: bool = False) -> bool: ...
-    def add_done_callback(self, fn: Callable[[concurrent.futures.Future[_T]], object], /) -> None: ...
-    def set_result(self, result: _T, /) -> None: ...
-    def set_exception(self, exception: BaseException | None, /) -> None: ...
+    def add_done_callback(self, fn: Callable[[concurrent.futures.Future[_T]], object], /) -> None: ...  # pyright: ignore[reportIncompatibleMethodOverride]
+    def set_result(self, result: _T, /) -> None: ...  # pyright: ignore[reportIncompatibleMethodOverride]
+    def set_exception(self, exception: BaseException | None, /) -> None: ...  # pyright: ignore[reportIncompatibleMethodOverride]
     @property
     def timing(self) -> Timing | None: ...
 

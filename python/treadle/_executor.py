@@ -280,11 +280,13 @@ class ProcessPoolExecutor(_engine.Executor, Executor):
         if not self._started or self._forked:
             return
         try:
-            self._close(_engine.CLOSE_CANCEL_QUEUED | _engine.CLOSE_TERMINATE)
+            self._close(_engine.CLOSE_CANCEL_RUNNING)
             gone = self._join(INTERRUPT_GRACE_S)
-        finally:
-            self._close(_engine.CLOSE_CANCEL_QUEUED | _engine.CLOSE_KILL)
+        except BaseException:  # a second Ctrl-C
+            self._close(_engine.CLOSE_KILL)
+            raise
         if not gone:
+            self._close(_engine.CLOSE_KILL)
             self._join(None)
         if self._forwarder is not None:
             self._forwarder.stop()

@@ -148,3 +148,26 @@ def test_one_ctrl_c_ends_the_program(run_script: Any, where: str) -> None:
     assert status in (-signal.SIGINT, 130)
     assert errors.count("Traceback") == 1, errors
     assert errors.rstrip().endswith("KeyboardInterrupt")
+
+
+def test_ctrl_c_lets_running_tasks_clean_up(run_script: Any) -> None:
+    source = """
+        import os, time
+        from treadle import ProcessPoolExecutor
+
+        def run():
+            try:
+                os.write(1, b"ready\\n")
+                time.sleep(60)
+            finally:
+                os.write(1, b"cleaned up\\n")
+
+        with ProcessPoolExecutor(1) as pool:
+            pool.submit(run).result()
+    """
+    script = run_script(source)
+    assert script.line() == "ready"
+    script.press_ctrl_c()
+    status, out, _ = script.end()
+    assert status in (-signal.SIGINT, 130)
+    assert out == "cleaned up\n"
