@@ -133,8 +133,6 @@ def work(birth: _engine.Birth, inherited: Inherited | None) -> NoReturn:
 
 def prepare(birth: _engine.Birth, inherited: Inherited | None) -> bool:
     """Makes the process what the user expects of a worker; False when that failed, which the pool was told."""
-    gc.unfreeze()
-    gc.enable()
     set_signals(birth)
     sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115  (as multiprocessing's workers have it)
     if birth.stack_fd >= 0:
