@@ -12,6 +12,7 @@ import subprocess
 import sysconfig
 import tempfile
 import venv
+from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -19,7 +20,16 @@ import pytest
 import treadle
 
 HERE = Path(__file__).parent
+AT_A_TIME = 4
 SECONDS = float(os.environ.get("TREADLE_TEST_SECONDS", "60"))
+
+
+def module_of(test: str) -> str:
+    return test.partition(".")[0]
+
+
+def class_of(test: str) -> str:
+    return test.rpartition(".")[0]
 
 
 def read_skips() -> dict[str, str]:
@@ -54,10 +64,19 @@ class Suite:
         listed = subprocess.run([*self.command, "list"], check=True, stdout=subprocess.PIPE, timeout=SECONDS).stdout
         self.tests, self.lacking = json.loads(listed)
 
-    def run(self, tests: list[str]) -> None:
+    def run_all(self, tests: list[str]) -> None:
+        """Runs tests, a process for each class; a few of these at a time, as most of them sleep."""
+        classes: dict[str, list[str]] = {}
+        for test in tests:
+            classes.setdefault(class_of(test), []).append(test)
+        with ThreadPoolExecutor(AT_A_TIME) as threads:
+            for _ in threads.map(self.run_class, classes, classes.values()):
+                pass
+
+    def run_class(self, name: str, tests: list[str]) -> None:
         """Runs tests in one process; where one of them ends or blocks it, those that follow in another."""
+        report, log = self.folder / f"{name}.report", self.folder / f"{name}.log"
         while left := [test for test in tests if test not in self.outcomes]:
-            report, log = self.folder / "report", self.folder / "log"
             report.write_text("")
             with log.open("wb") as output:
                 # Of its deadlines it takes care itself.
@@ -110,9 +129,9 @@ def skip_reason(test: str) -> str:
 def test_upstream(upstream: str, request: pytest.FixtureRequest) -> None:
     suite = request.config.stash[SUITE]
     if upstream not in suite.outcomes:
-        # All of its class that are to be run: the process starts once for them.
-        group = upstream.rpartition(".")[0]
-        suite.run([name for name in chosen(request.session.items) if name.rpartition(".")[0] == group])
+        # Now, and at once, all of its module that are to be run.
+        module = module_of(upstream)
+        suite.run_all([name for name in chosen(request.session.items) if module_of(name) == module])
     kind, text = suite.outcomes[upstream]
     if kind == "skipped":
         pytest.skip(f"by itself: {text}")

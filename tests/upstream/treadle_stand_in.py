@@ -35,6 +35,16 @@ class ProcessPoolExecutor(treadle.ProcessPoolExecutor):
         return self.stats()["broken"] is not None
 
 
+class ThreadPoolExecutor(treadle.ThreadPoolExecutor):
+    @property
+    def _broken(self) -> bool:
+        return bool(self._crew.broken)
+
+    @_broken.setter
+    def _broken(self, value: bool) -> None:
+        """The stdlib's constructor says False."""
+
+
 class Workers(Mapping[int, "Worker"]):
     """The workers that there are at the moment of each look, by their pids."""
 
@@ -79,7 +89,7 @@ def install() -> None:
     future = treadle.Future  # made of the stdlib's: before that is replaced
     concurrent.futures.Future = concurrent.futures._base.Future = future
     concurrent.futures.ProcessPoolExecutor = ProcessPoolExecutor
-    concurrent.futures.ThreadPoolExecutor = treadle.ThreadPoolExecutor
+    concurrent.futures.ThreadPoolExecutor = ThreadPoolExecutor
 
 
 def install_causes() -> None:
