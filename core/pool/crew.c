@@ -356,6 +356,16 @@ uint32_t td__crew_free_hands(const td_pool *pool)
     return free_hands;
 }
 
+/* Without the lock: a hint, for whoever would like to freshen the context before a worker is born with it. */
+bool td_pool_is_short_handed(td_pool *pool)
+{
+    uint32_t hands = 0;
+    for (uint32_t w = 0; w < pool->config.max_workers; w++)
+        hands += has_hands(pool, w);
+    return hands < pool->config.max_workers && hands <= td_atomic_load_relaxed(&pool->outstanding) &&
+           td__crew_free_hands(pool) <= td_submission_waiting(&pool->map);
+}
+
 void td__crew_grow_locked(td_pool *pool)
 {
     if (pool->member_count >= pool->config.max_workers)
@@ -465,8 +475,11 @@ static void born_locked(td_pool *pool, struct td_zygote_news *news)
     member->context = NULL;
     pool->failed_starts = 0;
     TD_TRACE(SPAWN, news->worker, news->pid);
-    if (member->condemned) /* before there was a process to signal */
+    /* What was meant for it before there was a process to signal. */
+    if (member->condemned)
         td__crew_signal_locked(pool, news->worker, SIGKILL);
+    else if (member->kill_at_ns != TD_FOREVER)
+        td__crew_signal_locked(pool, news->worker, SIGURG);
 }
 
 /* A worker that could not start says why; one is enough to know that none can. */

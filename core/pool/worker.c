@@ -17,6 +17,7 @@
  * Bad data    a cell, range, or ref that fails its check makes next return TD_EPROTO, and the worker must leave: the parent
  *             learns of the task's fate by its end.
  * Tests       tests/pool/test_worker.c */
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -353,8 +354,10 @@ static td_status begin(td_worker *worker, uint32_t index, uint64_t position, str
     worker->partial_ref = 0;
     worker->started_ns = td_now_ns();
     td_atomic_store_relaxed(&slot->started_ns, (uint64_t)worker->started_ns);
-    td_atomic_store_relaxed(&worker->position, position);
+    td_atomic_store_seq(&worker->position, position);
     td_atomic_store_relaxed(&worker->seat->current, td_cell(position, index));
+    if (td_atomic_load_seq(&worker->seat->interrupt) == position) /* its signal came before the position was known */
+        raise(SIGURG);
     if (position % CLAIMS_PER_LOOK == 0) /* not each time: the parent writes to that line */
         answer_wants(worker, TD_WANT_LOW);
     return open_request(worker, slot, out);

@@ -20,6 +20,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <sched.h>
+#include <setjmp.h>
 #include <sys/mman.h>
 
 #include "base/clock.h"
@@ -80,12 +81,17 @@ static td_worker *crew_worker;
 static int crew_stack_fd;
 static uint32_t crew_id; /* of the task; 0: none */
 static td_atomic_u32 crew_interrupted;
+static sigjmp_buf crew_way_out; /* of a wait, so that no signal is missed between the look and the sleep */
+static volatile sig_atomic_t crew_may_jump;
 
 static void crew_on_urgent(int signal)
 {
     (void)signal;
-    if (td_worker_interrupted(crew_worker))
-        td_atomic_store_relaxed(&crew_interrupted, 1);
+    if (!td_worker_interrupted(crew_worker))
+        return;
+    td_atomic_store_relaxed(&crew_interrupted, 1);
+    if (crew_may_jump)
+        siglongjmp(crew_way_out, 1);
 }
 
 static void crew_on_term(int signal)
@@ -101,16 +107,35 @@ static void crew_die(int signal)
     raise(signal);
 }
 
-/* False: interrupted. */
-static bool crew_wait_at_gate(uint64_t gate, bool deaf)
+static void crew_sleep_at_gate(td_atomic_u32 *gate)
+{
+    while (td_atomic_load_acquire(gate) == 0)
+        td_futex_wait_until(gate, 0, TD_FOREVER, true);
+}
+
+static void crew_enter_gate(uint64_t gate)
 {
     td_atomic_fetch_add_seq(&crew_board->entered[gate], 1);
     td_futex_wake(&crew_board->entered[gate], INT_MAX, true);
-    while (td_atomic_load_acquire(&crew_board->open[gate]) == 0) {
-        if (!deaf && td_atomic_load_relaxed(&crew_interrupted) != 0)
-            return false;
-        td_futex_wait_until(&crew_board->open[gate], 0, TD_FOREVER, true);
+}
+
+/* False: interrupted. */
+static bool crew_wait_at_gate(uint64_t gate)
+{
+    crew_enter_gate(gate);
+    if (sigsetjmp(crew_way_out, 1) == 0) {
+        crew_may_jump = 1;
+        if (td_atomic_load_relaxed(&crew_interrupted) == 0)
+            crew_sleep_at_gate(&crew_board->open[gate]);
     }
+    crew_may_jump = 0;
+    return td_atomic_load_relaxed(&crew_interrupted) == 0;
+}
+
+static bool crew_wait_deaf(uint64_t gate)
+{
+    crew_enter_gate(gate);
+    crew_sleep_at_gate(&crew_board->open[gate]);
     return true;
 }
 
@@ -161,9 +186,9 @@ static bool crew_act(const struct op *op, uint64_t code)
 {
     switch (code) {
     case OP_GATE:
-        return crew_wait_at_gate(op->a, false);
+        return crew_wait_at_gate(op->a);
     case OP_DEAF:
-        return crew_wait_at_gate(op->a, true);
+        return crew_wait_deaf(op->a);
     case OP_SPIN:
         crew_spin(op->a);
         return td_atomic_load_relaxed(&crew_interrupted) == 0;
@@ -225,7 +250,6 @@ static void crew_run(const struct td_assignment *task)
         _exit(100);
     memcpy(&op, task->args.data, sizeof op);
     crew_begin(op.id);
-    td_atomic_store_relaxed(&crew_interrupted, 0);
     switch ((enum op_code)op.code) {
     case OP_ADD:
         crew_reply(true, op.a + op.b);
@@ -293,6 +317,7 @@ __attribute__((noreturn)) static void crew_work(struct td_birth *birth)
     td_worker_ready(crew_worker);
     for (;;) {
         struct td_assignment task;
+        td_atomic_store_relaxed(&crew_interrupted, 0); /* a signal may be here before the task */
         const td_status status = td_worker_next(crew_worker, &task);
         if (status == TD_EINTR)
             continue;
