@@ -245,6 +245,19 @@ struct tb_function *tb_executor_function(struct tb_executor *executor, PyObject 
     return function != NULL ? function : function_pack(executor, callable);
 }
 
+PyObject *tb_executor_name(struct tb_executor *executor, uint32_t number)
+{
+    PyObject *name = NULL;
+    Py_BEGIN_CRITICAL_SECTION(executor);
+    for (size_t i = 0; i < executor->functions.capacity && name == NULL; i++) {
+        struct tb_function *function = executor->functions.slots[i];
+        if (function != NULL && function->number == number)
+            name = Py_NewRef(function->name);
+    }
+    Py_END_CRITICAL_SECTION();
+    return name;
+}
+
 /* ---- The pool behind it -------------------------------------------------------------------------------------------- */
 
 struct tb_handle *tb_executor_handle(struct tb_executor *executor)
@@ -260,7 +273,11 @@ void tb_executor_end(struct tb_executor *executor)
 {
     struct tb_functions functions;
     struct tb_handle *handle;
+    PyObject *deaths = tb_pool_deaths((PyObject *)executor, NULL);
+    if (deaths == NULL)
+        PyErr_Clear();
     Py_BEGIN_CRITICAL_SECTION(executor);
+    Py_XSETREF(executor->last_deaths, deaths);
     handle = executor->handle;
     functions = functions_take(&executor->functions);
     executor->handle = NULL;
@@ -313,6 +330,15 @@ int tb_executor_prepare(struct tb_executor *executor)
     return 0;
 }
 
+int tb_executor_refresh(struct tb_executor *executor, td_pool *pool)
+{
+    if (!td_pool_is_short_handed(pool))
+        return 0;
+    PyObject *refreshed = PyObject_CallMethod((PyObject *)executor, "_refresh", NULL);
+    Py_XDECREF(refreshed);
+    return refreshed != NULL ? 0 : -1;
+}
+
 /* A call's arguments, in whichever form they came. */
 struct arguments {
     PyObject *const *values; /* vectorcall form ... */
@@ -342,6 +368,8 @@ static int send_call(struct tb_executor *executor, struct tb_function *function,
     td_pool *pool = function->handle->pool;
     struct tb_pool_room ctx = {.state = executor->state, .pool = pool};
     struct tb_room room = tb_pool_room_of(&ctx);
+    if (tb_executor_refresh(executor, pool) < 0)
+        return -1;
     *own_failure = true;
     if (arguments_encode(executor, arguments, small, &room, &payload) < 0)
         return -1;
@@ -353,8 +381,11 @@ static int send_call(struct tb_executor *executor, struct tb_function *function,
         .args_bytes = payload.len,
         .timeout_ns = options->timeout_ns,
         .retries = options->retries,
+        .name = options->name != NULL ? PyUnicode_AsUTF8(options->name) : NULL,
         .tag = tb_future_tag(future),
     };
+    if (options->name != NULL && call.name == NULL)
+        PyErr_Clear(); /* it has surrogates */
     td_task *task;
     td_status status = td_pool_submit(pool, &call, &task);
     if (status == TD_OK) {
@@ -493,6 +524,7 @@ static void executor_dealloc(PyObject *self)
     (void)executor_clear(self);
     Py_CLEAR(executor->handle);
     Py_CLEAR(executor->last_reason);
+    Py_CLEAR(executor->last_deaths);
     type->tp_free(self);
     Py_DECREF(type);
 }

@@ -43,6 +43,7 @@ struct tb_executor {
     bool ended;            /* all that is left of the pool: */
     struct td_pool_stats last_stats;
     PyObject *last_reason; /* str or NULL */
+    PyObject *last_deaths; /* list or NULL */
 };
 
 int tb_executor_init(PyObject *module, struct tb_state *state);
@@ -54,8 +55,12 @@ void tb_executor_end(struct tb_executor *executor);
 
 /* Ready to submit? Begins it (the package's _begin) when it was not; -1 with an exception when it is over. */
 int tb_executor_prepare(struct tb_executor *executor);
+/* Before a submit that will start a worker: the package takes the context anew (_refresh). -1 with an exception. */
+int tb_executor_refresh(struct tb_executor *executor, td_pool *pool);
 /* The function for a callable, packed and interned when it has to be: a new reference, or NULL. */
 struct tb_function *tb_executor_function(struct tb_executor *executor, PyObject *callable);
+/* The name of the function with that number, while it is in the table: a new reference, or NULL. */
+PyObject *tb_executor_name(struct tb_executor *executor, uint32_t number);
 /* __qualname__, or whatever tells what it is: str. Never raises but for memory. */
 PyObject *tb_name_of(PyObject *callable);
 /* (timeout, retries, name) of the package's options; each may be NULL. name is borrowed. */

@@ -275,8 +275,8 @@ static int push_task(struct tb_map *map, td_task *task, uint32_t items, uint64_t
     return 0;
 }
 
-/* Sends what was gathered. When the pool refuses, that is what the line ends with. */
-static int send_chunk(struct tb_map *map)
+/* Sends what was gathered, the map's items from `first` on. When the pool refuses, that is what the line ends with. */
+static int send_chunk(struct tb_map *map, uint64_t first)
 {
     uint8_t small[TD_INLINE_ARGS];
     struct tb_payload payload = {0};
@@ -286,6 +286,8 @@ static int send_chunk(struct tb_map *map)
     uint32_t items = map->building.items;
     if (items == 0)
         return 0;
+    if (map->executor != NULL && tb_executor_refresh(map->executor, pool) < 0)
+        return -1;
     if (tb_chunk_finish(&map->building, small, sizeof small, &room, &payload) < 0) {
         tb_chunk_clear(&map->building);
         tb_map_end_input(map);
@@ -299,7 +301,11 @@ static int send_chunk(struct tb_map *map)
         .args_bytes = payload.len,
         .timeout_ns = map->options.timeout_ns,
         .retries = map->options.retries,
+        .name = PyUnicode_AsUTF8(map->name),
+        .tag = first,
     };
+    if (call.name == NULL)
+        PyErr_Clear(); /* it has surrogates */
     td_task *task;
     td_status status = td_pool_submit(pool, &call, &task);
     if (status == TD_OK)
@@ -313,6 +319,7 @@ static int send_chunk(struct tb_map *map)
 
 static int feed_chunk(struct tb_map *map, uint32_t wanted)
 {
+    uint64_t first = map->pace.fed;
     enum gathered gathered = gather(map, wanted);
     PyObject *raised = gathered >= GATHER_BAD_ITEM ? tb_exception_take() : NULL;
     if (map->inputs == NULL) { /* closed meanwhile */
@@ -323,7 +330,7 @@ static int feed_chunk(struct tb_map *map, uint32_t wanted)
     /* Pool.imap sends whole chunks alone: none of one whose items could not all be read. */
     if (gathered == GATHER_BAD_INPUT && map->keep_going && map->chunk_items != 0)
         tb_chunk_clear(&map->building);
-    int done = send_chunk(map);
+    int done = send_chunk(map, first);
     if (raised != NULL) {
         if (done < 0) {
             Py_DECREF(raised);

@@ -106,6 +106,8 @@ td_status td_pool_adopt_zygote(td_pool *pool, int32_t pid, int channel);
 td_status td_pool_start(td_pool *pool);
 /* What every worker started from now on receives at its start (opaque to the engine). Copied. */
 td_status td_pool_set_context(td_pool *pool, const void *bytes, uint64_t len);
+/* Would the next submit order a worker? Then is the time to set a new context, if it changed. */
+bool td_pool_is_short_handed(td_pool *pool);
 /* Starts workers until n are there (n <= max_workers) without waiting for work. */
 td_status td_pool_prestart(td_pool *pool, uint32_t n);
 
@@ -136,9 +138,9 @@ struct td_call {
 /* Never waits for a worker. TD_ECLOSED, TD_EBROKEN, TD_EFORKED, TD_ENOMEM. The caller owns one reference. */
 td_status td_pool_submit(td_pool *pool, const struct td_call *call, td_task **out);
 
-#define TD_CLOSE_CANCEL_QUEUED 1u  /* but for what workers that are free, or on their way, take at this moment */
-#define TD_CLOSE_TERMINATE 2u      /* SIGTERM to all workers; what they ran is lost */
-#define TD_CLOSE_KILL 4u           /* SIGKILL likewise */
+#define TD_CLOSE_CANCEL_QUEUED 1u /* but for what workers that are free, or on their way, take at this moment */
+#define TD_CLOSE_TERMINATE 2u     /* SIGTERM to all workers; what they ran is lost */
+#define TD_CLOSE_KILL 4u          /* SIGKILL likewise */
 #define TD_CLOSE_CANCEL_RUNNING 8u /* and what is queued; what runs as td_task_cancel with force does */
 /* No more submits; workers leave when nothing is queued. Idempotent; returns at once. */
 td_status td_pool_close(td_pool *pool, uint32_t flags);
@@ -184,7 +186,7 @@ struct td_death_record {
     uint64_t number;                /* of the death in this pool, from 1 */
     int32_t pid, signal, exit_code; /* as in td_death */
     bool lost;                      /* it ran a task; the rest is about that: */
-    uint32_t fate;   /* what became of the task: TD_TASK_QUEUED: it runs again; else its final td_task_state */
+    uint32_t fate; /* what became of the task: TD_TASK_QUEUED: it runs again; else its final td_task_state */
     uint32_t attempt, fn;
     uint32_t begin, end; /* of a chunk: the items that were lost */
     uint64_t tag, position;

@@ -1,6 +1,6 @@
 """What a worker takes over from the parent: captured here, applied by _zygote.py.
 
-The context is a marshalled dict, one for all workers of a pool, taken when the pool starts: search path, arguments,
+The context is a marshalled dict, taken when the pool starts and again when it grows: search path, arguments,
 working directory, environment, umask, warning filters, the `__main__` to prepare (forkserver and spawn only), the
 initializer and the share of the CPU budget.
 """

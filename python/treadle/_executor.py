@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from functools import partial
 from types import EllipsisType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
@@ -101,6 +102,8 @@ class ProcessPoolExecutor(_engine.Executor, Executor):
         self._forward_output = forward_output
         self._forwarder: _output.Forwarder | None = None
         self._by_reference_main = False
+        self._capture: Callable[[], bytes] = bytes  # the context for workers that are born now
+        self._context = b""
         self._lock = threading.Lock()
         self._started = self._closed = self._forked = False
         _pools.add(self)
@@ -223,10 +226,18 @@ class ProcessPoolExecutor(_engine.Executor, Executor):
         if method != "fork":
             _launch.start_fresh(self, method, self._preload, threads)
         # The zygote boots while the context is taken.
-        self._set_context(_context.capture(threads=threads, initializer=initializer, main=main, output=output))
+        self._capture = partial(_context.capture, threads=threads, initializer=initializer, main=main, output=output)
+        self._refresh()
         if method == "fork":
             inherited = (self._initializer, self._initargs) if self._initializer else None
             _launch.start_forked(self, inherited)
+
+    def _refresh(self) -> None:
+        """Workers born from now on find this process as it is now; called where one is about to be."""
+        context = self._capture()
+        if context != self._context:
+            self._set_context(context)
+            self._context = context
 
     def _start_forwarding(self) -> _output.Address | None:
         if not _launch.forwards_output(self._forward_output):
@@ -329,12 +340,14 @@ class ProcessPoolExecutor(_engine.Executor, Executor):
 
         `tasks` has the number of tasks by state; `queued` those waiting; `restarts` the workers that replaced dead
         ones; `bytes_moved` the results that came without a copy, `bytes_copied` what was copied; `workers` a list with
-        each one's `pid`, `state`, `tasks_done`, `rss_bytes` and `busy_ns`.
+        each one's `pid`, `state`, `tasks_done`, `rss_bytes` and `busy_ns`; `deaths` a list of the latest 256 workers that
+        died: `pid`, `signal` or `exit_code`, whether a task was `lost`, and then its `name`, its `items` in a map (first
+        and end), and its `fate`: "died", "retried", "cancelled" or "timed out".
         """
         figures = dict(self._stats())
         states = ("submitted", "queued", "running", "succeeded", "failed", "cancelled", "died", "timed_out", "retried")
         tasks = {state: figures.pop(state) for state in states}
-        now = {"workers": self._workers(), "broken": self._broken_reason()}
+        now = {"workers": self._workers(), "deaths": self._deaths(), "broken": self._broken_reason()}
         return {"tasks": tasks, "queued": tasks["queued"], **figures, **now}
 
     def __repr__(self) -> str:

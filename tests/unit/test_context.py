@@ -124,3 +124,23 @@ def test_preloaded_modules_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with ProcessPoolExecutor(1, preload=["treadle_test_preloaded"]) as pool:
         imported_in = pool.submit(eval, "__import__('treadle_test_preloaded').PID").result()
         assert imported_in == pool.stats()["zygote_pid"]
+
+
+def meet(fifo: str, flags: int) -> tuple[int, str, str | None]:
+    """Opening one end of a FIFO waits for the other: two calls of this run at the same time, in two workers."""
+    os.close(os.open(fifo, flags))
+    return os.getpid(), os.getcwd(), os.environ.get("TREADLE_TEST_MARK")
+
+
+def test_a_worker_that_starts_later_is_where_the_user_is_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fifo = str(tmp_path / "fifo")
+    os.mkfifo(fifo)
+    with ProcessPoolExecutor(2) as pool:
+        first = pool.submit(os.getpid).result()
+        before = os.getcwd()
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("TREADLE_TEST_MARK", "new")
+        met = [pool.submit(meet, fifo, flags) for flags in (os.O_RDONLY, os.O_WRONLY)]
+        found = {pid: (folder, mark) for pid, folder, mark in (future.result() for future in met)}
+    assert found.pop(first) == (before, None)
+    assert list(found.values()) == [(str(tmp_path), "new")]
