@@ -82,13 +82,32 @@ class Pool:
 
     def map(self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int | None = None) -> list[T]:
         """`list(map(func, iterable))` in the workers."""
-        return self.map_async(func, iterable, chunksize).get()
+        return self._map(func, iterable, False, chunksize)
 
     def starmap(
         self, func: Callable[..., T], iterable: Iterable[Iterable[Any]], chunksize: int | None = None
     ) -> list[T]:
         """`list(itertools.starmap(func, iterable))` in the workers."""
-        return self.starmap_async(func, iterable, chunksize).get()
+        return self._map(func, iterable, True, chunksize)
+
+    def _map(self, func: Callable[..., T], iterable: Iterable[Any], star: bool, chunksize: int | None) -> list[T]:
+        self._check_running()
+        options = self._executor.options()
+        size = max(1, chunksize) if chunksize is not None else None
+        results = self._executor._start_map(func, (iterable,), star, None, size, None, True, options, keep_going=True)
+        values: list[T] = []
+        failure: Exception | None = None
+        # One that raises doesn't keep the others from being called; the first is raised at the end.
+        while True:
+            try:
+                values.extend(results)
+            except Exception as error:
+                failure = failure or error
+            else:
+                break
+        if failure is not None:
+            raise failure
+        return values
 
     def map_async(
         self,
