@@ -227,6 +227,14 @@ def set_signals(birth: _engine.Birth) -> None:
     _signal.signal(_signal.SIGTERM, terminate)
     _signal.signal(_signal.SIGURG, interrupt)
 
+    def leave_worker_behind() -> None:
+        birth.disown()
+        for number in (_signal.SIGTERM, _signal.SIGURG):
+            _signal.signal(number, _signal.SIG_DFL)
+        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+
+    os.register_at_fork(after_in_child=leave_worker_behind)  # such as multiprocessing's, in a task
+
 
 # --- the context
 
