@@ -407,6 +407,71 @@ PyObject *tb_pool_workers(PyObject *self, PyObject *Py_UNUSED(unused))
     return rows;
 }
 
+static const char *fate_of(const struct td_death_record *record)
+{
+    switch (record->fate) {
+    case TD_TASK_QUEUED:
+        return "retried";
+    case TD_TASK_CANCELLED:
+        return "cancelled";
+    case TD_TASK_TIMED_OUT:
+        return "timed out";
+    default:
+        return "died";
+    }
+}
+
+/* Takes the name over. Items of a map are counted from its first one: its tag says where the chunk began. */
+static PyObject *death_row(const struct td_death_record *record, PyObject *name)
+{
+    bool chunk = record->lost && record->end > record->begin;
+    return Py_BuildValue(
+        "{sKsisNsNsOsNsNsNsNsNsI}", "number", (unsigned long long)record->number, "pid", (int)record->pid,
+        "signal", record->signal > 0 ? PyLong_FromLong(record->signal) : Py_NewRef(Py_None), "exit_code",
+        record->exit_code >= 0 ? PyLong_FromLong(record->exit_code) : Py_NewRef(Py_None), "lost",
+        record->lost ? Py_True : Py_False, "fate",
+        record->lost ? PyUnicode_FromString(fate_of(record)) : Py_NewRef(Py_None), "name", name, "items",
+        chunk ? Py_BuildValue("(KK)", (unsigned long long)(record->tag + record->begin),
+                              (unsigned long long)(record->tag + record->end))
+              : Py_NewRef(Py_None),
+        "tag", PyLong_FromUnsignedLongLong(record->tag), "position",
+        PyLong_FromUnsignedLongLong(record->position), "attempt", (unsigned)record->attempt);
+}
+
+static int append_death(PyObject *rows, struct tb_executor *executor, const struct td_death_record *record)
+{
+    PyObject *name = record->lost && record->name[0] == '\0' ? tb_executor_name(executor, record->fn) : NULL;
+    if (name == NULL) /* the bytes kept may end in the middle of a character */
+        name = PyUnicode_DecodeUTF8(record->name, (Py_ssize_t)strlen(record->name), "ignore");
+    PyObject *row = name != NULL ? death_row(record, name) : NULL;
+    int done = row != NULL ? PyList_Append(rows, row) : -1;
+    Py_XDECREF(row);
+    return done;
+}
+
+/* _deaths(): the engine's log, oldest first. */
+PyObject *tb_pool_deaths(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    struct tb_executor *executor = (struct tb_executor *)self;
+    struct tb_handle *handle = tb_executor_handle(executor);
+    if (handle == NULL)
+        return executor->last_deaths != NULL ? PyList_GetSlice(executor->last_deaths, 0, TD_DEATHS_KEPT)
+                                             : PyList_New(0);
+    PyObject *rows = PyList_New(0);
+    struct td_death_record *records = PyMem_New(struct td_death_record, TD_DEATHS_KEPT);
+    if (records == NULL) {
+        PyErr_NoMemory();
+        Py_CLEAR(rows);
+    }
+    uint32_t count = rows != NULL ? td_pool_get_deaths(handle->pool, records, TD_DEATHS_KEPT) : 0;
+    for (uint32_t i = 0; i < count && rows != NULL; i++)
+        if (append_death(rows, executor, &records[i]) < 0)
+            Py_CLEAR(rows);
+    PyMem_Free(records);
+    Py_DECREF((PyObject *)handle);
+    return rows;
+}
+
 /* ---- The module's part ------------------------------------------------------------------------------------------ */
 
 int tb_pool_init(PyObject *module, struct tb_state *state)

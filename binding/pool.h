@@ -32,6 +32,7 @@ PyObject *tb_pool_break(PyObject *self, PyObject *reason);
 PyObject *tb_pool_broken(PyObject *self, PyObject *unused);
 PyObject *tb_pool_stats(PyObject *self, PyObject *unused);
 PyObject *tb_pool_workers(PyObject *self, PyObject *unused);
+PyObject *tb_pool_deaths(PyObject *self, PyObject *unused);
 
 #define TB_POOL_METHODS                                                                                        \
     {"_create", (PyCFunction)(void (*)(void))tb_pool_create, METH_VARARGS | METH_KEYWORDS, NULL},              \
@@ -41,6 +42,7 @@ PyObject *tb_pool_workers(PyObject *self, PyObject *unused);
         {"_close", tb_pool_close, METH_VARARGS, NULL}, {"_join", tb_pool_join, METH_VARARGS, NULL},            \
         {"_idle", tb_pool_idle, METH_VARARGS, NULL}, {"_break", tb_pool_break, METH_O, NULL},                  \
         {"_broken_reason", tb_pool_broken, METH_NOARGS, NULL}, {"_stats", tb_pool_stats, METH_NOARGS, NULL},   \
+        {"_deaths", tb_pool_deaths, METH_NOARGS, NULL},                                                        \
     {                                                                                                          \
         "_workers", tb_pool_workers, METH_NOARGS, NULL                                                         \
     }

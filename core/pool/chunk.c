@@ -179,13 +179,15 @@ static uint32_t take_published(td_task *task, struct td_slot *slot, td_arena *ar
 }
 
 /* The items that the worker had taken, and lost. Takes the obituary over. */
-static void settle_dead_part_locked(td_task *dead, enum td_doom doom, struct td_obituary *obituary)
+static void settle_dead_part_locked(td_task *dead, uint64_t position, enum td_doom doom,
+                                    struct td_obituary *obituary)
 {
     dead->attempts++;
     dead->deaths++;
     dead->timing.attempts = dead->attempts;
     dead->timing.worker_pid = obituary->death.pid;
-    if (doom == TD_DOOM_NONE && dead->retries_left == 0) {
+    const enum td_task_state fate = td__death_fate_locked(dead, position, doom);
+    if (fate == TD_TASK_DIED) {
         obituary->death.deaths = dead->deaths;
         obituary->death.quarantined = dead->deaths > 1;
         dead->obituary = obituary;
@@ -193,8 +195,8 @@ static void settle_dead_part_locked(td_task *dead, enum td_doom doom, struct td_
         return;
     }
     free(obituary);
-    if (doom != TD_DOOM_NONE) {
-        td__task_finish_locked(dead, doom == TD_DOOM_CANCEL ? TD_TASK_CANCELLED : TD_TASK_TIMED_OUT);
+    if (fate != TD_TASK_QUEUED) {
+        td__task_finish_locked(dead, fate);
         return;
     }
     dead->retries_left--;
@@ -206,6 +208,7 @@ void td__chunk_lost_locked(td_task *task, struct td_slot *slot, td_arena *arena,
 {
     td_pool *pool = task->pool;
     const enum td_doom doom = (enum td_doom)task->doom;
+    const uint64_t position = td_atomic_load_relaxed(&task->position);
     const uint32_t end = task->end;
     td_task *after = td__task_new(pool), *dead = td__task_new(pool);
     if (after == NULL || dead == NULL) {
@@ -235,7 +238,7 @@ void td__chunk_lost_locked(td_task *task, struct td_slot *slot, td_arena *arena,
     else
         td__task_requeue_locked(after);
     if (lost < taken) {
-        settle_dead_part_locked(dead, doom, obituary);
+        settle_dead_part_locked(dead, position, doom, obituary);
     } else {
         td_task_unref(dead);
         free(obituary);

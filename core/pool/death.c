@@ -5,7 +5,8 @@
  *   2. the one task it had claimed is lost: it runs again if it has retries left, else it ends DIED, with the obituary;
  *   3. the blocks of arguments that it held on to are freed; its arena lives on as long as results in it are read;
  *   4. its seat is free, and a replacement is ordered if there is work, or unless it left by itself.
- * A death that we did not bring about counts as a crash, and crashes may break the pool.
+ * A death that we did not bring about counts as a crash, and crashes may break the pool. Each is kept in the log, with
+ * what ran on it: the record is begun before that is settled, and counts once it is.
  * Tests  tests/pool/test_death.c */
 #include <signal.h>
 #include <stdio.h>
@@ -42,6 +43,66 @@ static struct td_obituary *write_obituary(const struct td_member *member, int st
     return obituary;
 }
 
+/* ---- The log --------------------------------------------------------------------------------------------------- */
+
+/* The one that is being written; NULL: no memory for a log. */
+static struct td_death_record *current_record(const td_pool *pool)
+{
+    return pool->deaths != NULL ? &pool->deaths[pool->death_count % TD_DEATHS_KEPT] : NULL;
+}
+
+static bool begin_record_locked(td_pool *pool, const struct td_death *death)
+{
+    if (pool->deaths == NULL)
+        pool->deaths = calloc(TD_DEATHS_KEPT, sizeof *pool->deaths);
+    struct td_death_record *record = current_record(pool);
+    if (record != NULL)
+        *record = (struct td_death_record){.number = pool->death_count + 1,
+                                           .pid = death->pid,
+                                           .signal = death->signal,
+                                           .exit_code = death->exit_code};
+    return record != NULL;
+}
+
+enum td_task_state td__death_fate_locked(const td_task *task, uint64_t position, enum td_doom doom)
+{
+    const enum td_task_state fate = doom == TD_DOOM_CANCEL    ? TD_TASK_CANCELLED
+                                    : doom == TD_DOOM_TIMEOUT ? TD_TASK_TIMED_OUT
+                                    : task->retries_left > 0  ? TD_TASK_QUEUED
+                                                              : TD_TASK_DIED;
+    struct td_death_record *record = current_record(task->pool);
+    if (record == NULL)
+        return fate;
+    record->lost = true;
+    record->fate = (uint32_t)fate;
+    record->attempt = task->attempts;
+    record->fn = task->fn;
+    record->begin = task->begin;
+    record->end = task->end;
+    record->tag = task->tag;
+    record->position = position;
+    snprintf(record->name, sizeof record->name, "%s", task->name != NULL ? task->name : "");
+    return fate;
+}
+
+uint32_t td_pool_get_deaths(td_pool *pool, struct td_death_record *out, uint32_t cap)
+{
+    uint32_t filled = 0;
+    pthread_mutex_lock(&pool->lock);
+    if (pool->deaths != NULL) {
+        uint64_t kept = pool->death_count < TD_DEATHS_KEPT ? pool->death_count : TD_DEATHS_KEPT;
+        kept = kept < cap ? kept : cap;
+        while (filled < kept) {
+            out[filled] = pool->deaths[(pool->death_count - kept + filled) % TD_DEATHS_KEPT];
+            filled++;
+        }
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return filled;
+}
+
+/* ---- What it leaves -------------------------------------------------------------------------------------------- */
+
 /* The task that it ran. */
 static void lose_locked(td_pool *pool, uint32_t worker, uint32_t index, struct td_obituary *obituary)
 {
@@ -52,15 +113,17 @@ static void lose_locked(td_pool *pool, uint32_t worker, uint32_t index, struct t
         td__chunk_lost_locked(task, &pool->map.slots[index], pool->members[worker].arena, obituary);
         return;
     }
+    const uint64_t position = td_atomic_load_relaxed(&task->position);
     td__slot_free_locked(pool, index);
     task->slot = TD_NO_SLOT;
     task->attempts++;
     task->deaths++;
     task->timing.attempts = task->attempts;
-    if (task->doom != TD_DOOM_NONE) {
+    const enum td_task_state fate = td__death_fate_locked(task, position, (enum td_doom)task->doom);
+    if (fate == TD_TASK_CANCELLED || fate == TD_TASK_TIMED_OUT) {
         free(obituary);
-        td__task_finish_locked(task, task->doom == TD_DOOM_CANCEL ? TD_TASK_CANCELLED : TD_TASK_TIMED_OUT);
-    } else if (task->retries_left > 0) {
+        td__task_finish_locked(task, fate);
+    } else if (fate == TD_TASK_QUEUED) {
         free(obituary);
         task->retries_left--;
         pool->stats.retried++;
@@ -157,7 +220,9 @@ void td__death_locked(td_pool *pool, uint32_t worker, int status)
     struct td_obituary *obituary = write_obituary(member, status);
     if (obituary == NULL) /* every task ends BROKEN, so that there is none left to have one */
         td__pool_break_locked(pool, "no memory to note a worker's death", SIGKILL);
+    const bool noted = obituary != NULL && begin_record_locked(pool, &obituary->death);
     const bool lost = settle_locked(pool, worker, obituary);
+    pool->death_count += noted && (lost || (!left && member->pid > 0));
     free_kept_locked(pool, member);
     const struct td_member gone = *member;
     td__member_clear_locked(pool, worker);

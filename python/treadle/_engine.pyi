@@ -62,6 +62,20 @@ class _Worker(TypedDict):
     started_ns: int
 
 @type_check_only
+class _Death(TypedDict):
+    number: int
+    pid: int
+    signal: int | None
+    exit_code: int | None
+    lost: bool
+    fate: str | None
+    name: str
+    items: tuple[int, int] | None
+    tag: int
+    position: int
+    attempt: int
+
+@type_check_only
 class Timing(NamedTuple):
     queued: float
     transfer: float
@@ -143,6 +157,7 @@ class Executor:
     def _broken_reason(self) -> str | None: ...
     def _stats(self) -> _Stats: ...
     def _workers(self) -> list[_Worker]: ...
+    def _deaths(self) -> list[_Death]: ...
 
 @final
 class ThreadQueue:
@@ -196,6 +211,7 @@ class Birth:
     def failed(self, reason: str, /) -> None: ...
     def run(self) -> None: ...
     def interrupted(self) -> bool: ...
+    def disown(self) -> None: ...
     def leave(self) -> None: ...
 
 def zygote_serve(channel: int, /) -> Birth | None: ...

@@ -53,6 +53,55 @@ TD_TEST(a_death_fails_only_the_task_that_ran_and_says_how)
     crew_close(&crew);
 }
 
+TD_TEST(deaths_are_kept_with_what_ran_and_what_became_of_it)
+{
+    struct td_death_record records[TD_DEATHS_KEPT];
+    struct crew crew;
+    crew_open(&crew, &(struct td_pool_config){.max_workers = 1});
+    CHECK_EQ(td_pool_get_deaths(crew.pool, records, TD_DEATHS_KEPT), 0u);
+    const struct op op = {.code = OP_EXIT, .a = 7};
+    struct td_call call = crew_call(&crew, &op);
+    call.retries = 1;
+    call.tag = 42;
+    call.name = "a name that is longer than the forty-eight bytes kept of it";
+    td_task *task;
+    REQUIRE_OK(td_pool_submit(crew.pool, &call, &task));
+    CHECK_EQ(death_of(task).deaths, 2u);
+    REQUIRE(td_pool_get_deaths(crew.pool, records, TD_DEATHS_KEPT) == 2u);
+    for (uint32_t i = 0; i < 2; i++) {
+        CHECK_EQ(records[i].number, i + 1);
+        CHECK(records[i].pid > 0);
+        CHECK_EQ(records[i].exit_code, 7);
+        CHECK(records[i].lost);
+        CHECK_EQ(records[i].attempt, i + 1);
+        CHECK_EQ(records[i].tag, 42u);
+        CHECK_STR(records[i].name, "a name that is longer than the forty-eight byte");
+    }
+    CHECK_EQ(records[0].fate, (uint32_t)TD_TASK_QUEUED);
+    CHECK_EQ(records[1].fate, (uint32_t)TD_TASK_DIED);
+    CHECK_LE(records[0].position + 1, records[1].position);
+    CHECK_EQ(td_pool_get_deaths(crew.pool, records, 1), 1u);
+    CHECK_EQ(records[0].number, 2u);
+    td_task_unref(task);
+    crew_close(&crew);
+}
+
+TD_TEST(of_many_deaths_the_latest_are_kept)
+{
+    struct td_death_record records[TD_DEATHS_KEPT];
+    struct crew crew;
+    crew_open(&crew, &(struct td_pool_config){.max_workers = 2, .max_barren_deaths = 1000});
+    for (uint32_t i = 0; i < TD_DEATHS_KEPT + 10; i++) {
+        td_task *task = crew_submit(&crew, &(struct op){.code = OP_RAISE, .a = SIGKILL});
+        CHECK_EQ(death_of(task).signal, SIGKILL);
+        td_task_unref(task);
+    }
+    REQUIRE(td_pool_get_deaths(crew.pool, records, TD_DEATHS_KEPT) == TD_DEATHS_KEPT);
+    for (uint32_t i = 0; i < TD_DEATHS_KEPT; i++)
+        CHECK_EQ(records[i].number, 11 + i);
+    crew_close(&crew);
+}
+
 TD_TEST(the_last_stack_of_a_dead_worker_is_kept)
 {
     struct crew crew;
