@@ -217,7 +217,8 @@ static int function_intern(struct tb_executor *executor, struct tb_function *fun
     if (status == TD_OK)
         return 0;
     Py_CLEAR(*key);
-    return tb_raise_status(executor->state, status, function->handle->pool);
+    (void)tb_raise_status(executor->state, status, function->handle->pool);
+    return -1;
 }
 
 static struct tb_function *function_pack(struct tb_executor *executor, PyObject *callable)
