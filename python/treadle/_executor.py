@@ -12,7 +12,8 @@ from functools import partial
 from types import EllipsisType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from . import _context, _engine, _errors, _launch, _options, _trace
+from . import _byvalue as _byvalue  # not to be waited for by the first submit
+from . import _context, _engine, _errors, _launch, _options, _trace, _travel
 
 if TYPE_CHECKING:
     from . import _output
@@ -46,7 +47,8 @@ class ProcessPoolExecutor(_engine.Executor, Executor):
             pool, as the stdlib's does.
         retries: How often a task may run again after its worker's death.
         timeout: Seconds that a task may run; then it is stopped and fails with TaskTimeout.
-        preload: Names of modules that the zygote imports before it forks workers.
+        preload: Names of modules that the zygote imports before it forks workers. When one of their files changed, the
+            next worker comes from a fresh zygote.
         retry_on: Exception types after which a task is run again as well, in the same worker, up to `retries` times.
         forward_output: Whether prints, warnings and log records of the workers go to this process's `sys.stdout`,
             `sys.stderr` and loggers; by default where those are not the process's own descriptors (Jupyter, pytest).
@@ -223,6 +225,7 @@ class ProcessPoolExecutor(_engine.Executor, Executor):
             by_reference_main=self._by_reference_main,
         )
         output = self._start_forwarding()
+        self._preload_stamp = _launch.stamp(self._preload)
         if method != "fork":
             _launch.start_fresh(self, method, self._preload, threads)
         # The zygote boots while the context is taken.
@@ -233,7 +236,12 @@ class ProcessPoolExecutor(_engine.Executor, Executor):
             _launch.start_forked(self, inherited)
 
     def _refresh(self) -> None:
-        """Workers born from now on find this process as it is now; called where one is about to be."""
+        """Workers born from now on find this process, and preloaded modules, as they are now; called where one is about
+        to be."""
+        stamp = _launch.stamp(self._preload)
+        if stamp != self._preload_stamp:
+            self._restart_zygote()
+            self._preload_stamp = stamp
         context = self._capture()
         if context != self._context:
             self._set_context(context)
@@ -251,8 +259,6 @@ class ProcessPoolExecutor(_engine.Executor, Executor):
         return forwarder.address()
 
     def _pack_function(self, fn: Callable[..., object]) -> tuple[bytes, Any]:
-        from . import _travel
-
         return _travel.pack_function(fn, self._by_reference_main)
 
     # --- the end

@@ -8,12 +8,13 @@ spawn       each worker is a fresh interpreter of its own, with the user's `__ma
 
 from __future__ import annotations
 
+import _socket  # socket.py takes 5 ms to import
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from . import _context, _engine
+from . import _context, _engine, _travel, _zygote
 
 METHODS = ("zygote", "fork", "forkserver", "spawn")
 BOOT = (
@@ -66,8 +67,6 @@ def pack_initializer(
         method = "fork"
     if initializer is None or method == "fork":
         return method or "zygote", None
-    from . import _travel
-
     try:
         return method or "zygote", _travel.pack_call(initializer, initargs, method in ("forkserver", "spawn"))
     except Exception as error:
@@ -164,12 +163,30 @@ def start_fresh(pool: _engine.Executor, method: str, preload: Sequence[str], thr
     pool._engine_start(command(executable, mode, preload), environment(threads))
 
 
+def stamp(modules: Sequence[str]) -> list[tuple[str, int, int]]:
+    """The files of modules, each with its time and size, found without importing anything."""
+    found: list[tuple[str, int, int]] = []
+    if not modules:
+        return found
+    from importlib.machinery import PathFinder
+
+    for module in modules:
+        folders: Sequence[str] | None = None
+        name = ""
+        for part in module.split("."):
+            name = f"{name}.{part}" if name else part
+            spec = PathFinder.find_spec(name, folders)
+            if spec is None:
+                break  # built in, frozen, or not there, which the zygote tells
+            folders = spec.submodule_search_locations
+            if spec.origin is not None and os.path.isfile(spec.origin):
+                status = os.stat(spec.origin)
+                found.append((spec.origin, status.st_mtime_ns, status.st_size))
+    return found
+
+
 def start_forked(pool: _engine.Executor, inherited: tuple[Callable[..., object], tuple[Any, ...]] | None) -> None:
     """Forks the zygote from this process and hands it to the engine."""
-    import _socket  # socket.py takes 5 ms to import
-
-    from . import _zygote
-
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()  # or the child would write what is buffered a second time

@@ -61,8 +61,7 @@ def serve(channel: int, inherited: Inherited | None, *, forked: bool = True) -> 
         leave_user_behind()
     _signal.signal(_signal.SIGINT, ignore)  # Ctrl-C is for the parent, which decides what becomes of us
     _signal.siginterrupt(_signal.SIGINT, False)
-    gc.collect()
-    gc.freeze()  # the collector's marks would unshare every page
+    gc.freeze()  # the collector's marks would unshare every page, and so would a collection first
     while True:
         birth = _engine.zygote_serve(channel)
         if birth is None:
