@@ -232,6 +232,18 @@ PyObject *tb_pool_set_context(PyObject *self, PyObject *context)
     return handle != NULL ? none_or_raise(self, handle, status) : NULL;
 }
 
+PyObject *tb_pool_restart_zygote(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    struct tb_handle *handle = begun_handle(self);
+    if (handle == NULL)
+        return NULL;
+    td_status status;
+    Py_BEGIN_ALLOW_THREADS;
+    status = td_pool_restart_zygote(handle->pool);
+    Py_END_ALLOW_THREADS;
+    return none_or_raise(self, handle, status);
+}
+
 PyObject *tb_pool_prestart(PyObject *self, PyObject *count)
 {
     unsigned long workers = PyLong_AsUnsignedLong(count);
@@ -425,17 +437,18 @@ static const char *fate_of(const struct td_death_record *record)
 static PyObject *death_row(const struct td_death_record *record, PyObject *name)
 {
     bool chunk = record->lost && record->end > record->begin;
-    return Py_BuildValue(
-        "{sKsisNsNsOsNsNsNsNsNsI}", "number", (unsigned long long)record->number, "pid", (int)record->pid,
-        "signal", record->signal > 0 ? PyLong_FromLong(record->signal) : Py_NewRef(Py_None), "exit_code",
-        record->exit_code >= 0 ? PyLong_FromLong(record->exit_code) : Py_NewRef(Py_None), "lost",
-        record->lost ? Py_True : Py_False, "fate",
-        record->lost ? PyUnicode_FromString(fate_of(record)) : Py_NewRef(Py_None), "name", name, "items",
-        chunk ? Py_BuildValue("(KK)", (unsigned long long)(record->tag + record->begin),
-                              (unsigned long long)(record->tag + record->end))
-              : Py_NewRef(Py_None),
-        "tag", PyLong_FromUnsignedLongLong(record->tag), "position",
-        PyLong_FromUnsignedLongLong(record->position), "attempt", (unsigned)record->attempt);
+    return Py_BuildValue("{sKsisIsNsNsOsNsNsNsNsNsI}", "number", (unsigned long long)record->number, "pid",
+                         (int)record->pid, "worker", (unsigned)record->worker, "signal",
+                         record->signal > 0 ? PyLong_FromLong(record->signal) : Py_NewRef(Py_None), "exit_code",
+                         record->exit_code >= 0 ? PyLong_FromLong(record->exit_code) : Py_NewRef(Py_None),
+                         "lost", record->lost ? Py_True : Py_False, "fate",
+                         record->lost ? PyUnicode_FromString(fate_of(record)) : Py_NewRef(Py_None), "name",
+                         name, "items",
+                         chunk ? Py_BuildValue("(KK)", (unsigned long long)(record->tag + record->begin),
+                                               (unsigned long long)(record->tag + record->end))
+                               : Py_NewRef(Py_None),
+                         "tag", PyLong_FromUnsignedLongLong(record->tag), "position",
+                         PyLong_FromUnsignedLongLong(record->position), "attempt", (unsigned)record->attempt);
 }
 
 static int append_death(PyObject *rows, struct tb_executor *executor, const struct td_death_record *record)

@@ -25,6 +25,7 @@ PyObject *tb_pool_launch(PyObject *self, PyObject *args);
 PyObject *tb_pool_adopt(PyObject *self, PyObject *args);
 PyObject *tb_pool_set_context(PyObject *self, PyObject *context);
 PyObject *tb_pool_prestart(PyObject *self, PyObject *count);
+PyObject *tb_pool_restart_zygote(PyObject *self, PyObject *unused);
 PyObject *tb_pool_close(PyObject *self, PyObject *args);
 PyObject *tb_pool_join(PyObject *self, PyObject *args);
 PyObject *tb_pool_idle(PyObject *self, PyObject *args);
@@ -39,6 +40,7 @@ PyObject *tb_pool_deaths(PyObject *self, PyObject *unused);
         {"_engine_start", tb_pool_launch, METH_VARARGS, NULL},                                                 \
         {"_engine_adopt", tb_pool_adopt, METH_VARARGS, NULL},                                                  \
         {"_set_context", tb_pool_set_context, METH_O, NULL}, {"_prestart", tb_pool_prestart, METH_O, NULL},    \
+        {"_restart_zygote", tb_pool_restart_zygote, METH_NOARGS, NULL},                                        \
         {"_close", tb_pool_close, METH_VARARGS, NULL}, {"_join", tb_pool_join, METH_VARARGS, NULL},            \
         {"_idle", tb_pool_idle, METH_VARARGS, NULL}, {"_break", tb_pool_break, METH_O, NULL},                  \
         {"_broken_reason", tb_pool_broken, METH_NOARGS, NULL}, {"_stats", tb_pool_stats, METH_NOARGS, NULL},   \

@@ -106,6 +106,8 @@ td_status td_pool_adopt_zygote(td_pool *pool, int32_t pid, int channel);
 td_status td_pool_start(td_pool *pool);
 /* What every worker started from now on receives at its start (opaque to the engine). Copied. */
 td_status td_pool_set_context(td_pool *pool, const void *bytes, uint64_t len);
+/* Ends the zygote (SHARED); the next worker is forked by a fresh one, those there go on. What it had imported changed. */
+td_status td_pool_restart_zygote(td_pool *pool);
 /* Would the next submit order a worker? Then is the time to set a new context, if it changed. */
 bool td_pool_is_short_handed(td_pool *pool);
 /* Starts workers until n are there (n <= max_workers) without waiting for work. */
@@ -185,6 +187,7 @@ uint32_t td_pool_get_workers(td_pool *pool, struct td_worker_info *out, uint32_t
 struct td_death_record {
     uint64_t number;                /* of the death in this pool, from 1 */
     int32_t pid, signal, exit_code; /* as in td_death */
+    uint32_t worker;                /* its seat: below max_workers */
     bool lost;                      /* it ran a task; the rest is about that: */
     uint32_t fate; /* what became of the task: TD_TASK_QUEUED: it runs again; else its final td_task_state */
     uint32_t attempt, fn;

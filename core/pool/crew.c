@@ -431,11 +431,14 @@ void td__member_clear_locked(td_pool *pool, uint32_t worker)
 }
 
 /* Nobody is left to report on this worker: watch the process itself. */
-static void orphan_locked(struct td_member *member)
+static void orphan_locked(td_pool *pool, uint32_t worker)
 {
+    struct td_member *member = &pool->members[worker];
     member->orphan = true;
     if (!member->watched)
         member->watched = td_native_watch(watch_fd(member)) == TD_OK;
+    if (member->condemned) /* before there was a way to reach it */
+        td__crew_signal_locked(pool, worker, SIGKILL);
 }
 
 static void lose_zygote_locked(td_pool *pool)
@@ -449,13 +452,26 @@ static void lose_zygote_locked(td_pool *pool)
     pool->failed_starts++;
     for (uint32_t worker = 0; worker < pool->config.max_workers; worker++)
         if (pool->members[worker].state != TD_MEMBER_EMPTY)
-            orphan_locked(&pool->members[worker]);
+            orphan_locked(pool, worker);
     if (pool->failed_starts >= FAILED_STARTS_MOST)
         td__pool_break_locked(
             pool, "the zygote, which starts the workers, died three times before a worker was born", SIGTERM);
     else if (pool->config.start == TD_START_ADOPTED && !zygote->leaving)
         td__pool_break_locked(pool, "the process forked from this one, which starts the workers, died",
                               SIGTERM);
+}
+
+td_status td_pool_restart_zygote(td_pool *pool)
+{
+    if (td__pool_forked(pool))
+        return TD_EFORKED;
+    pthread_mutex_lock(&pool->lock);
+    if (pool->zygote.channel >= 0 && pool->config.start == TD_START_SHARED) {
+        lose_zygote_locked(pool);
+        pool->failed_starts = 0;
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return TD_OK;
 }
 
 /* ---- News ------------------------------------------------------------------------------------------------------- */

@@ -65,6 +65,7 @@ class _Worker(TypedDict):
 class _Death(TypedDict):
     number: int
     pid: int
+    worker: int
     signal: int | None
     exit_code: int | None
     lost: bool

@@ -144,3 +144,22 @@ def test_a_worker_that_starts_later_is_where_the_user_is_then(tmp_path: Path, mo
         found = {pid: (folder, mark) for pid, folder, mark in (future.result() for future in met)}
     assert found.pop(first) == (before, None)
     assert list(found.values()) == [(str(tmp_path), "new")]
+
+
+def meet_and_tell(fifo: str, flags: int) -> tuple[int, str]:
+    return meet(fifo, flags)[0], __import__("treadle_test_edited").TEXT
+
+
+def test_a_preloaded_module_that_changed_is_imported_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, fifo = tmp_path / "treadle_test_edited.py", str(tmp_path / "fifo")
+    os.mkfifo(fifo)
+    module.write_text("TEXT = 'old'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with ProcessPoolExecutor(2, preload=["treadle_test_edited"]) as pool:
+        first = pool.submit(os.getpid).result()
+        zygote = pool.stats()["zygote_pid"]
+        module.write_text("TEXT = 'edited'\n")
+        found = dict(f.result() for f in [pool.submit(meet_and_tell, fifo, flag) for flag in (os.O_RDONLY, os.O_WRONLY)])
+        assert found.pop(first) == "old"
+        assert list(found.values()) == ["edited"]
+        assert pool.stats()["zygote_pid"] != zygote
