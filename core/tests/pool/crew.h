@@ -75,6 +75,13 @@ struct crew {
 
 static struct board *crew_board;
 
+/* Tests fork while threads run, and the children make threads of their own. */
+const char *__tsan_default_options(void);
+TEST_UNUSED const char *__tsan_default_options(void)
+{
+    return "die_after_fork=0";
+}
+
 /* ---- In the worker ------------------------------------------------------------------------------------------- */
 
 static td_worker *crew_worker;
