@@ -170,5 +170,5 @@ def task_title(name: str | None) -> str:
 
 def is_exiting() -> bool:
     """Is the interpreter past the point from which pools may not be used?"""
-    executor = sys.modules.get("treadle._executor")
-    return bool(executor and executor.exiting) or sys.is_finalizing()
+    lifetime = sys.modules.get("treadle._lifetime")
+    return bool(lifetime and lifetime.exiting) or sys.is_finalizing()

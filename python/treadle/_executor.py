@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,7 +11,7 @@ from types import EllipsisType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from . import _byvalue as _byvalue  # not to be waited for by the first submit
-from . import _context, _engine, _errors, _launch, _options, _trace, _travel
+from . import _context, _engine, _errors, _launch, _lifetime, _options, _trace, _travel
 
 if TYPE_CHECKING:
     from . import _output
@@ -22,13 +20,6 @@ T = TypeVar("T")
 
 INTERRUPT_GRACE_S = 0.5
 """What running tasks get after Ctrl-C before their workers are killed."""
-
-exiting = False
-"""Set when the interpreter ends: from here on nothing can be submitted."""
-
-_pools: weakref.WeakSet[ProcessPoolExecutor] = weakref.WeakSet()
-# Those that the user let go of with work pending.
-_abandoned: set[ProcessPoolExecutor] = set()
 
 
 class ProcessPoolExecutor(_engine.Executor, Executor):
@@ -108,7 +99,7 @@ class ProcessPoolExecutor(_engine.Executor, Executor):
         self._context = b""
         self._lock = threading.Lock()
         self._started = self._closed = self._forked = False
-        _pools.add(self)
+        _lifetime.pools.add(self)
 
     # --- submitting
 
@@ -181,7 +172,7 @@ class ProcessPoolExecutor(_engine.Executor, Executor):
     def options(
         self,
         *,
-        timeout: float | None | EllipsisType = ...,
+        timeout: float | EllipsisType | None = ...,
         retries: int | EllipsisType = ...,
         name: str | None = None,
         retry_on: type[Exception] | tuple[type[Exception], ...] | EllipsisType = ...,
@@ -200,7 +191,7 @@ class ProcessPoolExecutor(_engine.Executor, Executor):
     def _begin(self) -> None:
         """The first submit: starts the engine."""
         with self._lock:
-            if self._closed or exiting:
+            if self._closed or _lifetime.exiting:
                 raise _errors.pool_closed()
             if self._started:
                 return
@@ -237,7 +228,8 @@ class ProcessPoolExecutor(_engine.Executor, Executor):
 
     def _refresh(self) -> None:
         """Workers born from now on find this process, and preloaded modules, as they are now; called where one is about
-        to be."""
+        to be.
+        """
         stamp = _launch.stamp(self._preload)
         if stamp != self._preload_stamp:
             self._restart_zygote()
@@ -332,12 +324,11 @@ class ProcessPoolExecutor(_engine.Executor, Executor):
             self.shutdown(wait=True)
 
     def __del__(self) -> None:
-        # Let go of without shutdown: what is pending is finished, as the stdlib's is. Runs also where __init__ raised.
-        if getattr(self, "_started", False) and not self._forked and exiting is False:  # None: modules go
+        # Let go of without shutdown: what is pending is finished, as the stdlib's is. Runs also where __init__ raised,
+        # and at the very end, when modules are gone.
+        if getattr(self, "_started", False) and not self._forked and _lifetime and _lifetime.exiting is False:
             self._close(0)
-            drop_ended()
-            if not self._join(0):
-                _abandoned.add(self)
+            _lifetime.abandon(self)
 
     # --- looking at it
 
@@ -346,9 +337,9 @@ class ProcessPoolExecutor(_engine.Executor, Executor):
 
         `tasks` has the number of tasks by state; `queued` those waiting; `restarts` the workers that replaced dead
         ones; `bytes_moved` the results that came without a copy, `bytes_copied` what was copied; `workers` a list with
-        each one's `pid`, `state`, `tasks_done`, `rss_bytes` and `busy_ns`; `deaths` a list of the latest 256 workers that
-        died: `pid`, `signal` or `exit_code`, whether a task was `lost`, and then its `name`, its `items` in a map (first
-        and end), and its `fate`: "died", "retried", "cancelled" or "timed out".
+        each one's `pid`, `state`, `tasks_done`, `rss_bytes` and `busy_ns`; `deaths` a list of the latest 256 workers
+        that died: `pid`, `signal` or `exit_code`, whether a task was `lost`, and then its `name`, its `items` in a map
+        (first and end), and its `fate`: "died", "retried", "cancelled" or "timed out".
         """
         figures = dict(self._stats())
         states = ("submitted", "queued", "running", "succeeded", "failed", "cancelled", "died", "timed_out", "retried")
@@ -362,39 +353,3 @@ class ProcessPoolExecutor(_engine.Executor, Executor):
 
 
 ProcessPoolExecutor.__module__ = "treadle"
-
-
-# --- the process: its end and its forks
-
-
-def drop_ended() -> None:
-    """Lets go of the abandoned pools that have ended."""
-    _abandoned.difference_update([pool for pool in _abandoned if pool._join(0)])
-
-
-def at_exit() -> None:
-    """The interpreter ends: pending work is finished, as the stdlib's is, unless Ctrl-C ended the program."""
-    global exiting
-    exiting = True
-    last = getattr(sys, "last_value", None)
-    interrupted = isinstance(last, KeyboardInterrupt) and not hasattr(sys, "ps1") and not sys.flags.interactive
-    for pool in [*_pools, *_abandoned]:
-        if interrupted:
-            pool._interrupt()
-        else:
-            pool.shutdown(wait=True)
-    _abandoned.clear()
-    _engine._dispatch_stop()
-
-
-def in_forked_child() -> None:
-    """After os.fork() in the child: started pools are inert, others work."""
-    _engine.after_fork_child()
-    for pool in [*_pools, *_abandoned]:
-        pool._forked = pool._started
-        pool._lock = threading.Lock()
-
-
-# Before the threads are joined, so that callbacks may still use them; atexit would be after.
-threading._register_atexit(at_exit)  # type: ignore[attr-defined]
-os.register_at_fork(after_in_child=in_forked_child)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from . import _errors, _lifetime
 from ._engine import Future
 
 if TYPE_CHECKING:
@@ -38,9 +39,7 @@ class InlineExecutor(Base):
                 self._initializer(*self._initargs)
 
     def _check_open(self) -> None:
-        from . import _errors, _executor
-
-        if self._closed or _executor.exiting:
+        if self._closed or _lifetime.exiting:
             raise _errors.pool_closed()
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
