@@ -97,6 +97,16 @@ static PyObject *read_value(struct tb_codec *codec, struct tb_reader *reader, un
 
 /* ---- Pickles ---------------------------------------------------------------------------------------------- */
 
+/* A memoryview, because an object may do with its buffer what bytes and memoryviews can. */
+static PyObject *view_buffer(struct tb_codec *codec, PyObject *lease, const void *data, uint64_t len,
+                             bool readonly)
+{
+    PyObject *span = tb_span_new(codec, lease, data, len, readonly);
+    PyObject *view = span == NULL ? NULL : PyMemoryView_FromObject(span);
+    Py_XDECREF(span);
+    return view;
+}
+
 /* A buffer as the object had it: writable or read-only; in the block where the lease allows, else a copy. */
 static PyObject *make_buffer(struct tb_codec *codec, const struct tb_pickle *pickle, uint32_t i,
                              PyObject *lease)
@@ -105,7 +115,7 @@ static PyObject *make_buffer(struct tb_codec *codec, const struct tb_pickle *pic
     const uint8_t *data = pickle->payload + entry.offset;
     bool readonly = entry.readonly != 0;
     if (lease != NULL && (readonly || tb_lease_is_writable(lease)))
-        return tb_span_new(codec, lease, data, entry.len, readonly);
+        return view_buffer(codec, lease, data, entry.len, readonly);
     if (readonly)
         return PyBytes_FromStringAndSize((const char *)data, (Py_ssize_t)entry.len);
     return PyByteArray_FromStringAndSize((const char *)data, (Py_ssize_t)entry.len);

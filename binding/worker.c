@@ -33,6 +33,7 @@ struct birth {
     struct tb_codec *codec;
     PyObject *sys_dict, *name_stdout, *name_stderr, *name_flush;
     bool interrupted; /* the running assignment was told to stop */
+    bool disowned;    /* a child that a task forked: the worker is its parent */
     int64_t flushed_at;
     struct function functions[FUNCTIONS];
 };
@@ -187,6 +188,10 @@ static const void *args_of(const struct td_assignment *task)
 static td_status reply(struct birth *self, bool ok, const void *small, struct td_block *block, uint64_t len,
                        PyObject *lease)
 {
+    if (self->disowned) {
+        Py_XDECREF(lease);
+        return TD_ECLOSED; /* a child came back from the call that forked it */
+    }
     bool keep = lease != NULL && tb_lease_is_shared(lease);
     if (keep)
         tb_lease_arm(lease, true);
@@ -305,6 +310,8 @@ static int run_items(struct output *out, PyObject *function, const struct tb_chu
             self->flushed_at = now;
             flush_output(self);
         }
+        if (self->disowned)
+            return 0; /* reply sees to it */
         td_worker_publish(self->worker, &out->block, out->used, ++done);
         if (self->interrupted) {
             PyErr_SetString(PyExc_InterruptedError, "the map was cancelled");
@@ -428,7 +435,7 @@ static PyObject *birth_interrupted(PyObject *object, PyObject *unused)
 {
     struct birth *self = (struct birth *)object;
     (void)unused;
-    if (self->worker == NULL || !td_worker_interrupted(self->worker))
+    if (self->worker == NULL || self->disowned || !td_worker_interrupted(self->worker))
         Py_RETURN_FALSE;
     self->interrupted = true;
     Py_RETURN_TRUE;
@@ -438,8 +445,15 @@ static PyObject *birth_leave(PyObject *object, PyObject *unused)
 {
     struct birth *self = (struct birth *)object;
     (void)unused;
-    if (self->worker != NULL)
+    if (self->worker != NULL && !self->disowned)
         td_worker_leave(self->worker);
+    Py_RETURN_NONE;
+}
+
+static PyObject *birth_disown(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    ((struct birth *)object)->disowned = true;
     Py_RETURN_NONE;
 }
 
@@ -468,6 +482,7 @@ static PyMethodDef birth_methods[] = {
     {"failed", birth_failed, METH_O, PyDoc_STR("Tells the pool why the worker could not initialise.")},
     {"run", birth_run, METH_NOARGS, PyDoc_STR("Runs tasks until the worker is to leave.")},
     {"interrupted", birth_interrupted, METH_NOARGS, PyDoc_STR("Is the running task to be interrupted? Once.")},
+    {"disown", birth_disown, METH_NOARGS, PyDoc_STR("In a child of the worker: the pool is not its business.")},
     {"leave", birth_leave, METH_NOARGS, PyDoc_STR("Makes run return after the current task.")},
     {0},
 };
