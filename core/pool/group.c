@@ -91,26 +91,27 @@ td_status td_group_add(td_group *group, td_task *task)
 static bool group_ready(void *context)
 {
     const td_group *group = context;
-    return td_atomic_load_seq(&group->completed_count) != 0;
+    return td_atomic_load_seq(&group->completed_count) != 0 || td_atomic_load_seq(&group->total) == 0;
 }
 
 td_status td_group_pop_until(td_group *group, int64_t deadline_ns, td_task **out)
 {
-    if (td_atomic_load_seq(&group->total) == 0)
-        return TD_EINVAL;
     const td_status status = td_drain_wait_until(group_ready, group, deadline_ns);
     if (status != TD_OK)
         return status;
     pthread_mutex_lock(&completions);
     td_list *node = td_list_take_front(&group->completed);
+    uint64_t left = td_atomic_load_relaxed(&group->total);
     if (node != NULL) {
         td_atomic_fetch_sub_seq(&group->completed_count, 1);
-        td_atomic_fetch_sub_seq(&group->total, 1);
+        td_atomic_store_seq(&group->total, --left);
         *out = TD_LIST_ENTRY(node, td_task, group_link);
         (*out)->group = NULL;
     }
     pthread_mutex_unlock(&completions);
-    return node != NULL ? TD_OK : TD_EAGAIN; /* EAGAIN: another thread popped it */
+    if (node != NULL && left == 0 && td_drain_has_waiter())
+        td_drain_notify(); /* others that wait for this group have nothing to wait for */
+    return node != NULL ? TD_OK : left == 0 ? TD_EINVAL : TD_EAGAIN; /* EAGAIN: another thread popped it */
 }
 
 /* ---- Observers ------------------------------------------------------------------------------------------------- */

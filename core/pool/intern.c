@@ -66,7 +66,8 @@ static void drop(struct td_intern *intern, td_arena *arena, struct td_function *
     *link = fn->next;
     const uint32_t index = fn->number & INDEX_MASK;
     intern->by_index[index] = NULL;
-    intern->generations[index]++;
+    if (++intern->generations[index] == 0)
+        intern->generations[index] = 1; /* no function has number 0 */
     intern->free_indexes[(intern->free_head + intern->free_count++) & INDEX_MASK] = index;
     td_arena_free(arena, fn->ref);
     free(fn);
@@ -132,7 +133,7 @@ static td_status take_index(struct td_intern *intern, uint32_t *index)
     if (intern->count == intern->capacity)
         return TD_ENOMEM;
     *index = intern->count++;
-    intern->generations[*index] = 1; /* so that no function has number 0 */
+    intern->generations[*index] = 1;
     intern->by_index[*index] = NULL;
     return TD_OK;
 }
@@ -202,7 +203,7 @@ bool td__intern_find_locked(struct td_intern *intern, uint32_t number, uint64_t 
 void td__intern_unref_locked(struct td_intern *intern, td_arena *arena, uint32_t number)
 {
     struct td_function *fn = find(intern, number);
-    if (fn == NULL || --fn->users > 0)
+    if (fn == NULL || fn->users == 0 || --fn->users > 0)
         return;
     td_list_push_back(&intern->idle, &fn->idle_link);
     intern->idle_count++;
