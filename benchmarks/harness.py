@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -20,6 +21,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -159,18 +161,20 @@ def sample(script: Path, subject: Subject, settings: Figures) -> Figures:
     """
     command = [sys.executable, str(script), "--measure", subject.name, "--settings", json.dumps(settings)]
     own = {**os.environ, "PYTHONPATH": str(FOLDER), **subject.environment}
-    process = subprocess.Popen(
-        command, env=own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    try:
-        output, errors = process.communicate(timeout=SAMPLE_LIMIT_S)
-    except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        raise
-    if process.returncode != 0:
-        raise RuntimeError(f"{subject.name}: exit status {process.returncode}\n{errors}")
-    figures: Figures = json.loads(output.strip().splitlines()[-1])
+    # Files, because what it leaves running would keep pipes open.
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(command, env=own, stdout=output, stderr=errors, start_new_session=True)
+        try:
+            status = process.wait(SAMPLE_LIMIT_S)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        output.seek(0)
+        errors.seek(0)
+        if status != 0:
+            raise RuntimeError(f"{subject.name}: exit status {status}\n{errors.read()}")
+        figures: Figures = json.loads(output.read().strip().splitlines()[-1])
     return figures
 
 
@@ -339,7 +343,7 @@ def main(benchmark: Benchmark) -> None:
     if arguments.measure:
         subject = next(subject for subject in benchmark.subjects if subject.name == arguments.measure)
         print(json.dumps(subject.measure(arguments.settings)), flush=True)
-        return
+        os._exit(0)  # a pool that hangs at the end, as multiprocessing's does when a worker was killed, has answered
     chosen = tuple(arguments.only.split(",")) if arguments.only else ("",)
     subjects = [subject for subject in benchmark.subjects if subject.name.startswith(chosen)]
     missing = [subject for subject in subjects if subject.requires and not importlib.util.find_spec(subject.requires)]

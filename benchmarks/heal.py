@@ -21,6 +21,9 @@ PATIENCE_S = 3
 class PatientPool(MultiprocessingPool):
     """Its call gives up after a while: a worker that dies idle takes the lock of the queue with it."""
 
+    def stop(self) -> None:
+        """Would wait for that lock: left to the end of the sample's process."""
+
     def call(self, fn: object, *args: object) -> object:
         return self.pool.apply_async(fn, args).get(PATIENCE_S)
 
