@@ -253,3 +253,22 @@ def test_a_preload_that_fails_is_reported() -> None:
     missing = pytest.raises(treadle.PoolBroken, match="No module named 'no_such_module'")
     with ProcessPoolExecutor(1, preload=["no_such_module"]) as pool, missing:
         pool.submit(abs, 1).result()
+
+
+def test_sigterm_to_the_whole_group_ends_it_quietly(run_script: Any, until_gone: Callable[[int], None]) -> None:
+    source = """
+        import os, signal
+        from treadle import ProcessPoolExecutor
+        def busy():
+            os.write(1, b"%d\\n" % os.getpid())
+            signal.pause()
+        with ProcessPoolExecutor(2) as pool:
+            list(pool.map(lambda _: busy(), range(2), chunksize=1))
+    """
+    script = run_script(source)
+    workers = [int(script.line()) for _ in range(2)]
+    os.killpg(script.process.pid, signal.SIGTERM)
+    status, _, err = script.end()
+    assert (status, err) == (-signal.SIGTERM, "")
+    for pid in workers:
+        until_gone(pid)
