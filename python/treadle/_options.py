@@ -118,7 +118,7 @@ def check_retries(retries: int | EllipsisType) -> int:
     return retries
 
 
-def check_timeout(timeout: float | None | EllipsisType) -> float | None:
+def check_timeout(timeout: float | EllipsisType | None) -> float | None:
     if timeout is None:
         return None
     if not isinstance(timeout, (int, float)):

@@ -1,7 +1,8 @@
 """ThreadPoolExecutor: the stdlib's interface over the engine's queue (binding/threads.c).
 
-A subclass of the stdlib's class, because asyncio takes nothing else as a loop's default executor. Of that class it keeps
-the constructor's checks and `map`; calls, futures and threads are ours."""
+A subclass of the stdlib's class, because asyncio takes nothing else as a loop's default executor. Of that class it
+keeps the constructor's checks and `map`; calls, futures and threads are ours.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +105,7 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
         prefix: str = getattr(self, "_thread_name_prefix")  # noqa: B009 - private to the base class
         self._crew = _Crew(max_workers, prefix, initializer, initargs)
         self._threads = self._crew.threads
-        self._work_queue = self._crew.queue
+        self._work_queue: Any = self._crew.queue  # its length is what others look at
         if type(self).submit is ThreadPoolExecutor.submit:
             self.submit = self._crew.queue.submit  # type: ignore[method-assign]
 

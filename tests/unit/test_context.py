@@ -159,7 +159,9 @@ def test_a_preloaded_module_that_changed_is_imported_anew(tmp_path: Path, monkey
         first = pool.submit(os.getpid).result()
         zygote = pool.stats()["zygote_pid"]
         module.write_text("TEXT = 'edited'\n")
-        found = dict(f.result() for f in [pool.submit(meet_and_tell, fifo, flag) for flag in (os.O_RDONLY, os.O_WRONLY)])
+        found = dict(
+            f.result() for f in [pool.submit(meet_and_tell, fifo, flag) for flag in (os.O_RDONLY, os.O_WRONLY)]
+        )
         assert found.pop(first) == "old"
         assert list(found.values()) == ["edited"]
         assert pool.stats()["zygote_pid"] != zygote
