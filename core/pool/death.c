@@ -21,10 +21,19 @@
 
 #define STACK_BYTES_MOST (64u << 10)
 
+/* Did the kernel end processes of our cgroup for want of memory since the last death? */
+static bool oom_killed_locked(td_pool *pool)
+{
+    const uint64_t before = pool->oom_kills;
+    pool->oom_kills = td_memory_oom_kills(&pool->memory);
+    return pool->oom_kills > before;
+}
+
 /* How it died, and the last Python stack if faulthandler wrote one. NULL: no memory. */
-static struct td_obituary *write_obituary(const struct td_member *member, int status)
+static struct td_obituary *write_obituary_locked(td_pool *pool, const struct td_member *member, int status)
 {
     struct stat info;
+    const bool oom_killed = oom_killed_locked(pool);
     size_t bytes = 0;
     if (member->stack_fd >= 0 && fstat(member->stack_fd, &info) == 0 && info.st_size > 0)
         bytes = (size_t)info.st_size < STACK_BYTES_MOST ? (size_t)info.st_size : STACK_BYTES_MOST;
@@ -40,6 +49,7 @@ static struct td_obituary *write_obituary(const struct td_member *member, int st
         death->signal = WTERMSIG(status);
     else if (status >= 0)
         death->exit_code = WEXITSTATUS(status);
+    death->oom_suspected = oom_killed && death->signal == SIGKILL && !member->condemned;
     return obituary;
 }
 
@@ -51,13 +61,14 @@ static struct td_death_record *current_record(const td_pool *pool)
     return pool->deaths != NULL ? &pool->deaths[pool->death_count % TD_DEATHS_KEPT] : NULL;
 }
 
-static bool begin_record_locked(td_pool *pool, const struct td_death *death)
+static bool begin_record_locked(td_pool *pool, uint32_t worker, const struct td_death *death)
 {
     if (pool->deaths == NULL)
         pool->deaths = calloc(TD_DEATHS_KEPT, sizeof *pool->deaths);
     struct td_death_record *record = current_record(pool);
     if (record != NULL)
         *record = (struct td_death_record){.number = pool->death_count + 1,
+                                           .worker = worker,
                                            .pid = death->pid,
                                            .signal = death->signal,
                                            .exit_code = death->exit_code};
@@ -217,10 +228,10 @@ void td__death_locked(td_pool *pool, uint32_t worker, int status)
     const bool left = status <= 0 && td_atomic_load_relaxed(&pool->map.states[worker]) == TD_SEAT_LEAVING;
     /* Not its own doing: it left when it had to, or was told to, or never came to be because its zygote died. */
     const bool excused = left || member->condemned || member->state == TD_MEMBER_ORDERED;
-    struct td_obituary *obituary = write_obituary(member, status);
+    struct td_obituary *obituary = write_obituary_locked(pool, member, status);
     if (obituary == NULL) /* every task ends BROKEN, so that there is none left to have one */
         td__pool_break_locked(pool, "no memory to note a worker's death", SIGKILL);
-    const bool noted = obituary != NULL && begin_record_locked(pool, &obituary->death);
+    const bool noted = obituary != NULL && begin_record_locked(pool, worker, &obituary->death);
     const bool lost = settle_locked(pool, worker, obituary);
     pool->death_count += noted && (lost || (!left && member->pid > 0));
     free_kept_locked(pool, member);
