@@ -174,12 +174,12 @@ const char *td_cpu_limit_text(td_cpu_limit limit)
 /* ---- Memory ---- */
 
 typedef struct memory_files {
-    const char *limit, *high, *usage;
+    const char *limit, *high, *usage, *oom_kills;
 } memory_files;
 
 static const memory_files files_of[] = {
-    [TD_CGROUP_V1] = {"memory.limit_in_bytes", NULL, "memory.usage_in_bytes"},
-    [TD_CGROUP_V2] = {"memory.max", "memory.high", "memory.current"},
+    [TD_CGROUP_V1] = {"memory.limit_in_bytes", NULL, "memory.usage_in_bytes", "memory.oom_control"},
+    [TD_CGROUP_V2] = {"memory.max", "memory.high", "memory.current", "memory.events"},
 };
 
 static void close_level(const td_memory_level *level)
@@ -233,7 +233,7 @@ void td_memory_budget_init(td_memory_budget *budget, const char *root)
 {
     td_cgroup cgroup;
     char path[PATH_MAX];
-    *budget = (td_memory_budget){.limit = TD_MEMORY_UNLIMITED, .meminfo_fd = -1};
+    *budget = (td_memory_budget){.limit = TD_MEMORY_UNLIMITED, .meminfo_fd = -1, .oom_fd = -1};
     int length = snprintf(path, sizeof path, "%s/proc/meminfo", root);
     if (length > 0 && (size_t)length < sizeof path)
         budget->meminfo_fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -241,9 +241,11 @@ void td_memory_budget_init(td_memory_budget *budget, const char *root)
         budget->total = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
     for (td_cgroup_version version = TD_CGROUP_V1; version <= TD_CGROUP_V2; version++)
         if (td_cgroup_find(root, version, "memory", &cgroup))
-            do
+            do {
                 add_level(budget, &cgroup, version);
-            while (td_cgroup_up(&cgroup));
+                if (budget->oom_fd < 0)
+                    budget->oom_fd = td_cgroup_open(&cgroup, files_of[version].oom_kills);
+            } while (td_cgroup_up(&cgroup));
 }
 
 void td_memory_budget_fini(td_memory_budget *budget)
@@ -252,7 +254,9 @@ void td_memory_budget_fini(td_memory_budget *budget)
         close_level(&budget->levels[i]);
     if (budget->meminfo_fd >= 0)
         close(budget->meminfo_fd);
-    *budget = (td_memory_budget){.meminfo_fd = -1};
+    if (budget->oom_fd >= 0)
+        close(budget->oom_fd);
+    *budget = (td_memory_budget){.meminfo_fd = -1, .oom_fd = -1};
 }
 
 uint64_t td_memory_budget_bytes(const td_memory_budget *budget)
@@ -296,4 +300,13 @@ uint64_t td_memory_room(const td_memory_budget *budget, uint64_t wanted)
         room = here < room ? here : room;
     }
     return room;
+}
+
+uint64_t td_memory_oom_kills(const td_memory_budget *budget)
+{
+    char text[STAT_BYTES];
+    uint64_t kills = 0;
+    if (budget->oom_fd >= 0 && read_text(budget->oom_fd, text, sizeof text))
+        find_number(text, "oom_kill", &kills);
+    return kills;
 }

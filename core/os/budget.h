@@ -42,6 +42,7 @@ typedef struct td_memory_budget {
     td_memory_level levels[TD_MEMORY_LEVELS];
     size_t level_count;
     int meminfo_fd;
+    int oom_fd;           /* of the nearest group that counts OOM kills; -1: none does */
     uint64_t total;       /* the machine's memory, bytes */
     uint64_t limit;       /* the tightest cgroup limit at init, or TD_MEMORY_UNLIMITED */
     char limit_file[256]; /* where that was read; "" when unlimited */
@@ -57,5 +58,8 @@ uint64_t td_memory_budget_bytes(const td_memory_budget *budget);
 /* Bytes that can be allocated now before a cgroup's limit is met or the machine has none available. Exact only where
  * it is below `wanted`: page cache that the kernel would give up is counted in only when needed. */
 uint64_t td_memory_room(const td_memory_budget *budget, uint64_t wanted);
+
+/* Processes of our cgroup that the kernel's OOM killer has ended so far; 0 when that isn't known. */
+uint64_t td_memory_oom_kills(const td_memory_budget *budget);
 
 #endif

@@ -461,19 +461,6 @@ static void lose_zygote_locked(td_pool *pool)
                               SIGTERM);
 }
 
-td_status td_pool_restart_zygote(td_pool *pool)
-{
-    if (td__pool_forked(pool))
-        return TD_EFORKED;
-    pthread_mutex_lock(&pool->lock);
-    if (pool->zygote.channel >= 0 && pool->config.start == TD_START_SHARED) {
-        lose_zygote_locked(pool);
-        pool->failed_starts = 0;
-    }
-    pthread_mutex_unlock(&pool->lock);
-    return TD_OK;
-}
-
 /* ---- News ------------------------------------------------------------------------------------------------------- */
 
 static void born_locked(td_pool *pool, struct td_zygote_news *news)
@@ -595,6 +582,21 @@ static void hear_zygote_locked(td_pool *pool, int64_t now)
             break;
     }
     lose_zygote_locked(pool);
+}
+
+td_status td_pool_restart_zygote(td_pool *pool)
+{
+    if (td__pool_forked(pool))
+        return TD_EFORKED;
+    pthread_mutex_lock(&pool->lock);
+    if (pool->zygote.channel >= 0 && pool->config.start == TD_START_SHARED)
+        hear_zygote_locked(pool, 0); /* whom it has borne and buried; it may have ended by itself */
+    if (pool->zygote.channel >= 0 && pool->config.start == TD_START_SHARED) {
+        lose_zygote_locked(pool);
+        pool->failed_starts = 0;
+    }
+    td__pool_unlock(pool);
+    return TD_OK;
 }
 
 int64_t td__crew_keep_locked(td_pool *pool, int64_t now)

@@ -196,6 +196,7 @@ static td_status make_memory(td_pool *pool)
     if (status != TD_OK)
         return status;
     td_memory_budget_init(&pool->memory, "");
+    pool->oom_kills = td_memory_oom_kills(&pool->memory);
     const td_arena_config config = {
         .cap_bytes = args_cap(&pool->memory),
         .warm_bytes = (uint64_t)td_option_int(TD_OPT_WARM_BYTES),

@@ -187,6 +187,7 @@ struct td_pool {
     struct td_segment_map map;
     td_arena *args_arena;
     td_memory_budget memory;
+    uint64_t oom_kills; /* in our cgroup, when we last looked */
 
     uint32_t *free_slots; /* a stack: the warmest slot is on top */
     uint32_t free_count;

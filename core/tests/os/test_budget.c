@@ -209,6 +209,31 @@ TD_TEST(changes_are_seen_without_opening_again)
     fake_end();
 }
 
+TD_TEST(oom_kills_are_counted_by_the_nearest_group_that_does)
+{
+    td_memory_budget budget;
+    begin_v2("0::/job\n");
+    fake_file("/sys/fs/cgroup/job/memory.events",
+              "low 0\nhigh 1\nmax 2\noom 3\noom_kill 4\noom_group_kill 5\n");
+    td_memory_budget_init(&budget, fake_root);
+    CHECK_EQ(td_memory_oom_kills(&budget), 4);
+    fake_file("/sys/fs/cgroup/job/memory.events", "oom 3\noom_kill 5\n");
+    CHECK_EQ(td_memory_oom_kills(&budget), 5);
+    td_memory_budget_fini(&budget);
+    fake_end();
+    begin_v1();
+    fake_file("/cg/memory/job/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 7\n");
+    td_memory_budget_init(&budget, fake_root);
+    CHECK_EQ(td_memory_oom_kills(&budget), 7);
+    td_memory_budget_fini(&budget);
+    fake_end();
+    begin_v2("0::/job\n");
+    td_memory_budget_init(&budget, fake_root);
+    CHECK_EQ(td_memory_oom_kills(&budget), 0);
+    td_memory_budget_fini(&budget);
+    fake_end();
+}
+
 TD_TEST(deep_trees_are_cut_without_leaking)
 {
     td_memory_budget budget;
