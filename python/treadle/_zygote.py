@@ -16,7 +16,7 @@ import os
 import sys
 import warnings
 
-from . import _engine, _trace
+from . import _engine, _identity, _trace
 from . import _travel as _travel  # for all workers at once
 
 TYPE_CHECKING = False  # as typing has it, whose import takes 5 ms
@@ -226,13 +226,27 @@ def set_signals(birth: _engine.Birth) -> None:
     _signal.signal(_signal.SIGTERM, terminate)
     _signal.signal(_signal.SIGURG, interrupt)
 
+    let_children_go(birth)
+
+
+def let_children_go(birth: _engine.Birth) -> None:
+    """Children that a task forks (multiprocessing's, say) are ordinary processes, which SIGTERM ends at once."""
+    before: list[set[int]] = []
+
+    def hold() -> None:  # lest the child's first signal comes to our handler
+        before.append(_signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGINT, _signal.SIGTERM, _signal.SIGURG)))
+
+    def release() -> None:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, before.pop())
+
     def leave_worker_behind() -> None:
         birth.disown()
-        for number in (_signal.SIGTERM, _signal.SIGURG):
-            _signal.signal(number, _signal.SIG_DFL)
+        _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+        _signal.signal(_signal.SIGURG, _signal.SIG_DFL)
         _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+        release()
 
-    os.register_at_fork(after_in_child=leave_worker_behind)  # such as multiprocessing's, in a task
+    os.register_at_fork(before=hold, after_in_parent=release, after_in_child=leave_worker_behind)
 
 
 # --- the context
@@ -256,7 +270,7 @@ def apply(context: dict[str, Any], index: int) -> None:
     if "filters" in context:
         set_filters(context["filters"])
     limit_threads(context.get("threads", 1))
-    set_identity(context, index)
+    _identity.set_identity(context, index)
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()  # `random` reseeds itself after a fork
@@ -265,7 +279,7 @@ def apply(context: dict[str, Any], index: int) -> None:
 
         _output.start_worker(context["output"])
     if "main" in context:
-        prepare_main(context["main"])
+        _identity.prepare_main(context["main"])
 
 
 def set_environment(wanted: dict[str, str]) -> None:
@@ -324,84 +338,3 @@ def described(item: Any) -> Filter:
 def add_filter(action: Any, message: str | None, category: type[Warning], module: str | None, line: int) -> None:
     """warnings.filterwarnings, less its check that the patterns' flags are the usual ones."""
     warnings.filterwarnings(action, message or "", category, module or "", line, append=True)
-
-
-# --- multiprocessing
-
-
-def set_identity(context: dict[str, Any], index: int) -> None:
-    """Makes multiprocessing's current_process() and parent_process() tell the truth, now or when it is imported."""
-
-    def identify(process: Any) -> None:
-        # As a Process sets itself up in the child (BaseProcess.__init__ and _bootstrap).
-        own = process.BaseProcess.__new__(process.BaseProcess)
-        authkey = context.get("authkey")
-        own.__dict__.update(
-            _identity=(index + 1,),
-            _config=process.current_process()._config.copy(),
-            _parent_pid=context.get("parent_pid", os.getppid()),
-            _parent_name="MainProcess",
-            _popen=None,
-            _closed=False,
-            _target=None,
-            _args=(),
-            _kwargs={},
-            _name=f"{context.get('name', 'TreadleWorker')}-{index + 1}",
-        )
-        if authkey is not None:
-            own.authkey = authkey
-        process._current_process = own
-        process._children = set()
-        try:
-            sentinel: int | None = os.pidfd_open(own._parent_pid)
-        except OSError:
-            sentinel = None  # refused, or it is gone: is_alive() can't be answered
-        process._parent_process = process._ParentProcess("MainProcess", own._parent_pid, sentinel)
-
-    loaded = sys.modules.get("multiprocessing.process")
-    if loaded is None:
-        sys.meta_path.insert(0, AfterImport("multiprocessing.process", identify))
-        return
-    util = sys.modules.get("multiprocessing.util")
-    if util is not None:
-        util._finalizer_registry.clear()  # the parent's affairs
-        util._run_after_forkers()
-    identify(loaded)
-
-
-class AfterImport:
-    """Calls a function once with a module, right after its first import."""
-
-    def __init__(self, name: str, call: Callable[[Any], None]) -> None:
-        self.name = name
-        self.call = call
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        """The spec that the next finder finds, its loader wrapped."""
-        if name != self.name:
-            return None
-        sys.meta_path.remove(self)
-        from importlib.util import find_spec
-
-        spec = find_spec(name)
-        if spec is not None and spec.loader is not None:
-            inner = spec.loader.exec_module
-
-            def exec_module(module: Any) -> None:
-                inner(module)
-                self.call(module)
-
-            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
-
-
-def prepare_main(main: dict[str, str]) -> None:
-    """The user's `__main__`, imported under another name, as multiprocessing's spawn does it."""
-    from multiprocessing import process, spawn
-
-    current: Any = process.current_process()
-    current._inheriting = True
-    try:
-        spawn.prepare(main)
-    finally:
-        del current._inheriting
