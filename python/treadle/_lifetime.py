@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
@@ -22,10 +23,19 @@ abandoned: set[ProcessPoolExecutor] = set()
 
 
 def abandon(pool: ProcessPoolExecutor) -> None:
-    """Keeps a closed pool, which nobody else holds, until it has ended."""
-    abandoned.difference_update([other for other in abandoned if other._join(0)])
+    """Keeps a closed pool, which nobody else holds, until it has ended; the next garbage collection drops it then."""
     if not pool._join(0):
         abandoned.add(pool)
+        if drop_ended not in gc.callbacks:
+            gc.callbacks.append(drop_ended)
+
+
+def drop_ended(phase: str, info: object) -> None:
+    """Called before and after each collection."""
+    if phase == "stop" and abandoned:
+        for pool in list(abandoned):
+            if pool._join(0):
+                abandoned.discard(pool)
 
 
 def at_exit() -> None:

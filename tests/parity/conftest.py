@@ -41,10 +41,10 @@ MakePool = Callable[..., Any]
 
 @pytest.fixture(params=["stdlib", "zygote", "fork", "forkserver", "spawn"])
 def make_pool(request: pytest.FixtureRequest) -> Iterator[MakePool]:
-    """Makes a ProcessPoolExecutor; all are shut down at the end."""
+    """Makes a ProcessPoolExecutor; all are shut down at the end, but for one that was made with `kept=False`."""
     with ExitStack() as stack:
 
-        def make(*args: Any, **kwargs: Any) -> Any:
+        def make(*args: Any, kept: bool = True, **kwargs: Any) -> Any:
             if request.param == "stdlib":
                 kwargs.setdefault("mp_context", multiprocessing.get_context("fork"))
                 pool: Any = concurrent.futures.ProcessPoolExecutor(*args, **kwargs)
@@ -52,7 +52,8 @@ def make_pool(request: pytest.FixtureRequest) -> Iterator[MakePool]:
                 pool = treadle.ProcessPoolExecutor(*args, **kwargs)
             else:
                 pool = treadle.ProcessPoolExecutor(*args, start_method=request.param, **kwargs)
-            stack.callback(pool.shutdown)
+            if kept:
+                stack.callback(pool.shutdown)
             return pool
 
         make.kind = request.param  # type: ignore[attr-defined]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import gc
 import itertools
 import os
 import threading
@@ -253,6 +254,19 @@ def test_shutdown_finishes_what_is_queued(make_pool: Any) -> None:
     assert [future.result() for future in futures] == [2 * i for i in range(20)]
 
 
+def test_a_map_is_finished_though_nobody_waits_for_the_pool(make_pool: Any) -> None:
+    pool = make_pool(2)
+    results = pool.map(multiply, range(20))
+    pool.shutdown(wait=False)
+    assert list(results) == [2 * i for i in range(20)]
+
+
+def test_a_map_is_finished_though_the_pool_was_let_go_of(make_pool: Any) -> None:
+    results = make_pool(2, kept=False).map(multiply, range(20))
+    gc.collect()
+    assert list(results) == [2 * i for i in range(20)]
+
+
 def test_shutdown_cancels_what_is_queued(make_pool: Any, meeting: Callable[[], Any]) -> None:
     first, second = meeting(), meeting()
     pool = make_pool(1)
@@ -336,3 +350,22 @@ def test_what_cannot_be_pickled_fails_its_own_future(make_pool: Any) -> None:
     with pytest.raises(Exception, match="pickle"):
         pool.submit(multiply, (i for i in range(3))).result()
     assert pool.submit(multiply, 2).result() == 4
+
+
+class Unpicklable:
+    def __reduce__(self) -> Any:
+        raise RuntimeError("its own words")
+
+
+def test_the_error_of_pickling_is_of_the_type_that_was_raised(make_pool: Any) -> None:
+    with pytest.raises(RuntimeError, match="its own words"):
+        make_pool(1).submit(multiply, Unpicklable()).result()
+
+
+def test_an_error_of_pickling_reaches_its_future_after_shutdown(make_pool: Any) -> None:
+    pool = make_pool(1)
+    assert pool.submit(multiply, 2).result() == 4
+    future = pool.submit(multiply, Unpicklable())
+    pool.shutdown(wait=False)
+    with pytest.raises(RuntimeError, match="its own words"):
+        future.result()
