@@ -20,7 +20,9 @@ extern "C" {
     X(TD_OK, 0, "success", "")                                                                                 \
     X(TD_EINVAL, -1, "invalid argument", "ValueError")                                                         \
     X(TD_ENOMEM, -2, "out of memory", "MemoryError")                                                           \
-    X(TD_ENOROOM, -3, "no room left under the memory limit of the arena or the cgroup", "MemoryError")         \
+    X(TD_ENOROOM, -3,                                                                                          \
+      "no room left: the arena (TREADLE_ARENA_BYTES), the cgroup, ulimit -v or ulimit -f allows no more",      \
+      "MemoryError")                                                                                           \
     X(TD_ETIMEDOUT, -4, "the deadline has passed", "TimeoutError")                                             \
     X(TD_EINTR, -5, "interrupted by a signal", "InterruptedError")                                             \
     X(TD_ECLOSED, -6, "closed, or shut down", "RuntimeError")                                                  \
@@ -32,7 +34,9 @@ extern "C" {
     X(TD_ENOSYS, -12, "the kernel, or a seccomp filter, refuses this system call", "OSError")                  \
     X(TD_ENOFD, -13, "the limit of open descriptors is reached (ulimit -n)", "OSError")                        \
     X(TD_EAGAIN, -14, "not now: would block, or the value has changed", "BlockingIOError")                     \
-    X(TD_EOS, -15, "a system call failed (see errno)", "OSError")
+    X(TD_EOS, -15, "a system call failed (see errno)", "OSError")                                              \
+    X(TD_ETHREAD, -16,                                                                                         \
+      "no thread could be started: ulimit -u, ulimit -v or the cgroup's pids.max allows no more", "OSError")
 
 typedef enum td_status {
 #define TD_STATUS_ENUM_(name, value, text, exception) name = value,

@@ -113,7 +113,7 @@ td_status td_native_add(struct td_keeper *keeper)
             native.running = true;
         } else {
             td_list_remove(&keeper->link);
-            status = TD_EAGAIN;
+            status = TD_ETHREAD;
         }
         pthread_sigmask(SIG_SETMASK, &before, NULL);
         pthread_attr_destroy(&attributes);

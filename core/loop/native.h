@@ -27,7 +27,7 @@ struct td_keeper {
     void (*ended)(struct td_keeper *keeper);   /* called once after the removal; may free it */
 };
 
-/* Any thread. TD_ENOFD, TD_ENOMEM, TD_EAGAIN (no thread to be had). */
+/* Any thread. TD_ENOFD, TD_ENOMEM, TD_ETHREAD. */
 td_status td_native_add(struct td_keeper *keeper);
 
 /* Any thread; fd must be watched at most once, and unwatched before it is closed. */
