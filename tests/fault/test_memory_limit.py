@@ -1,0 +1,77 @@
+"""A cgroup's memory limit: what can't fit is a MemoryError, and what the OOM killer takes is a worker."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import select
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LIMIT = 192 << 20
+PLACES = [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")]
+
+
+@pytest.fixture
+def cgroup(until_gone: Any) -> Iterator[Path]:
+    """A cgroup of our own with a limit, where one can be made."""
+    for place, limit in PLACES:
+        folder = Path(place, f"treadle-{secrets.token_hex(4)}")
+        with contextlib.suppress(OSError):
+            folder.mkdir()
+            if (folder / limit).exists():
+                break
+            folder.rmdir()
+    else:
+        pytest.skip("no cgroup can be made here")
+    try:
+        (folder / limit).write_text(str(LIMIT))
+        yield folder
+    finally:
+        for pid in (folder / "cgroup.procs").read_text().split():
+            until_gone(int(pid))
+        for _ in range(100):  # what has ended is taken off its books a little later
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+                break
+            select.select([], [], [], 0.05)
+
+
+def run_in(cgroup: Path, program: Path, body: str) -> str:
+    program.write_text(body)
+    script = f'echo $$ > {cgroup}/cgroup.procs && exec "$@"'
+    done = subprocess.run(["sh", "-c", script, "sh", sys.executable, str(program)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+BODY = """
+from treadle import ProcessPoolExecutor
+
+def echo(data):
+    return data
+
+def use(count):
+    return sum(bytearray(b"x") * count)
+
+with ProcessPoolExecutor(2) as pool:
+    for call in (len, bytes(400 << 20)), (bytes, 400 << 20), (abs, -1), (use, 400 << 20), (abs, -2):
+        try:
+            print(pool.submit(*call).result())
+        except Exception as error:
+            print(type(error).__name__, getattr(error, "oom_suspected", ""))
+    total = 0
+    for result in pool.map(echo, (bytes(1 << 20) for _ in range(600))):
+        total += len(result)
+    print(total >> 20)
+"""
+
+
+def test_under_a_cgroups_memory_limit(cgroup: Path, tmp_path: Path) -> None:
+    found = run_in(cgroup, tmp_path / "program.py", BODY).splitlines()
+    assert [line.strip() for line in found] == ["NoRoom", "NoRoom", "1", "WorkerDied True", "2", "600"]
