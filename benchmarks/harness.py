@@ -193,7 +193,8 @@ def run_rounds(benchmark: Benchmark, script: Path, subjects: Sequence[Subject], 
                 except (RuntimeError, subprocess.TimeoutExpired) as error:
                     show_progress("")
                     print(f"left out: {error}", file=sys.stderr)
-        benchmark.derive(found)
+        with contextlib.suppress(KeyError):  # what it compares with was left out
+            benchmark.derive(found)
         done.append(found)
     show_progress("")
     return done
