@@ -415,6 +415,19 @@ static PyObject *failed_future(struct tb_executor *executor, PyObject *callable)
     return (PyObject *)future;
 }
 
+/* Is the exception that is set about the pool, which is the parent's, and not about the call? */
+static bool is_forked_error(struct tb_executor *executor)
+{
+    PyObject *raised = tb_exception_take();
+    PyObject *errors = tb_errors(executor->state);
+    PyObject *class = errors != NULL ? PyObject_GetAttrString(errors, "ForkedPool") : NULL;
+    bool forked = class != NULL && PyErr_GivenExceptionMatches(raised, class);
+    Py_XDECREF(class);
+    PyErr_Clear();
+    tb_exception_give(raised);
+    return forked;
+}
+
 static PyObject *submit_call(struct tb_executor *executor, PyObject *callable,
                              const struct arguments *arguments, const struct tb_options *options)
 {
@@ -422,7 +435,7 @@ static PyObject *submit_call(struct tb_executor *executor, PyObject *callable,
         return NULL;
     struct tb_function *function = tb_executor_function(executor, callable);
     if (function == NULL)
-        return failed_future(executor, callable);
+        return is_forked_error(executor) ? NULL : failed_future(executor, callable);
     struct tb_future *future = tb_future_new(executor->state, function->handle,
                                              options->name != NULL ? options->name : function->name);
     bool own_failure = false;
