@@ -30,6 +30,9 @@
 #include "os/futex.h"
 #include "os/process.h"
 #include "pool/birth.h"
+#include "ring/completion.h"
+#include "ring/doorbell.h"
+#include "ring/submission.h"
 #include "tests/harness.h"
 #include "treadle.h"
 
@@ -60,6 +63,15 @@ enum op_code {
     OP_ATTEMPT, /* the number of the attempt; below a it dies */
     OP_WRITE,   /* overwrites its arguments' block, if it may: 1 */
     OP_STACK,   /* writes to the stack file, and dies */
+    OP_ROGUE,   /* damages shared memory in way a, and waits to be killed */
+};
+
+enum rogue {
+    ROGUE_REF,    /* a result in a block that there is not */
+    ROGUE_LENGTH, /* more bytes than a slot holds */
+    ROGUE_COUNT,  /* more completions than there are slots */
+    ROGUE_ENTRY,  /* completions that were never claimed; then dies */
+    ROGUE_HOARD,  /* claims a second task, and dies */
 };
 
 struct op {
@@ -85,6 +97,8 @@ TEST_UNUSED const char *__tsan_default_options(void)
 /* ---- In the worker ------------------------------------------------------------------------------------------- */
 
 static td_worker *crew_worker;
+static struct td_segment_map crew_map; /* its own view of the pool's memory, to do damage in */
+static struct td_bell_map crew_bell;
 static int crew_stack_fd;
 static uint32_t crew_id; /* of the task; 0: none */
 static td_atomic_u32 crew_interrupted;
@@ -251,6 +265,44 @@ static void crew_run_big(const struct op *op)
         _exit(106);
 }
 
+__attribute__((noreturn)) static void crew_go_rogue(uint64_t way)
+{
+    const uint32_t worker = td_worker_index(crew_worker);
+    struct td_seat *seat = &crew_map.seats[worker];
+    const uint64_t current = td_atomic_load_relaxed(&seat->current);
+    const uint32_t slot = td_cell_slot(current);
+    uint64_t position, from = 0;
+    uint32_t other;
+    switch ((enum rogue)way) {
+    case ROGUE_REF:
+    case ROGUE_LENGTH:
+        crew_map.slots[slot].result_ref = way == ROGUE_REF ? 0x123456789abc : 0;
+        crew_map.slots[slot].result_bytes = 1 << 20;
+        td_completion_push(&crew_map, worker, slot, td_cell_position(current));
+        break;
+    case ROGUE_COUNT:
+        td_atomic_fetch_add_seq(&seat->done_tail, 10u * crew_map.slot_count);
+        break;
+    case ROGUE_ENTRY:
+        for (uint32_t i = 0; i < 20; i++) /* READY, FREE, DONE of no such task, and slots beyond the last */
+            td_atomic_store_relaxed(
+                &crew_map
+                     .completions[(uint64_t)worker * crew_map.slot_count +
+                                  (td_atomic_fetch_add_seq(&seat->done_tail, 1) & (crew_map.slot_count - 1))],
+                td_cell(td_cell_position(current) + i, i % 2 == 0 ? 0xfffff - i : i));
+        raise(SIGKILL);
+        break;
+    case ROGUE_HOARD:
+        if (td_submission_claim(&crew_map, worker, &from, &other, &position) != TD_OK)
+            _exit(108);
+        raise(SIGKILL);
+        break;
+    }
+    td_bell_ring(&crew_bell);
+    for (;;)
+        pause();
+}
+
 static void crew_run(const struct td_assignment *task)
 {
     struct op op;
@@ -287,6 +339,8 @@ static void crew_run(const struct td_assignment *task)
             memset(task->args_data, 0xff, task->args.bytes);
         crew_reply(true, task->args_data != NULL);
         return;
+    case OP_ROGUE:
+        crew_go_rogue(op.a);
     case OP_STACK:
         if (write(crew_stack_fd, "in line 7", 9) != 9)
             _exit(107);
@@ -313,7 +367,9 @@ __attribute__((noreturn)) static void crew_work(struct td_birth *birth)
     birth->stack_fd = -1;
     if (dies)
         _exit(7);
-    if (td_worker_attach(birth, &crew_worker) != TD_OK)
+    if (td_segment_attach(&crew_map, dup(birth->control_fd)) != TD_OK ||
+        td_bell_attach(&crew_bell, dup(birth->bell_fd), dup(birth->event_fd)) != TD_OK ||
+        td_worker_attach(birth, &crew_worker) != TD_OK)
         _exit(110);
     td_birth_fini(birth);
     crew_handle(SIGURG, crew_on_urgent);
