@@ -92,6 +92,19 @@ def set_function(function: FunctionType, state: dict[str, Any]) -> None:
     receive(function.__globals__, state["entries"])
 
 
+def make_cached(function: FunctionType, parameters: dict[str, Any]) -> Any:
+    """The function with a cache of its own, as functools.cache makes it."""
+    from functools import lru_cache
+
+    return lru_cache(**parameters)(function)
+
+
+def set_cached(cached: object, state: tuple[dict[str, Any], Entries]) -> None:
+    """Binds it where it was bound at home."""
+    space, entries = state
+    receive(space, entries)
+
+
 def receive(space: dict[str, Any], entries: Entries) -> None:
     """Takes over globals that are new here, or that the parent has changed since it last sent them."""
     global _epoch
@@ -103,7 +116,7 @@ def receive(space: dict[str, Any], entries: Entries) -> None:
         _tape.entries.append((space, entries))
     seen = _received.setdefault(home, {})
     for name, (digest, value) in entries.items():
-        if name not in space:
+        if name not in space or (name not in seen and space[name] is None):  # None: a new module's __package__
             space[name] = value
         elif seen.get(name, digest) != digest:
             space[name] = value

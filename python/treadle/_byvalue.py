@@ -16,11 +16,12 @@ import io
 import marshal
 import sys
 from _pickle import Pickler
+from functools import _lru_cache_wrapper  # _pickle has imported it
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
 
-from ._arrival import EMPTY, empty_cell, make_function, module_named, set_function, space_of
+from ._arrival import EMPTY, empty_cell, make_cached, make_function, module_named, set_cached, set_function, space_of
 from ._findable import MAIN, is_findable
-from ._travel import collector
+from ._travel import collector, mentions_unfindable, plain
 
 TYPE_CHECKING = False  # as typing has it, whose import takes 5 ms
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from ._arrival import Entries
 
+Cached = _lru_cache_wrapper
 ATOMS = frozenset((type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented), range))
 MISSING = object()
 
@@ -56,6 +58,11 @@ def is_by_name(thing: Any, main_by_reference: bool) -> bool:
     if not isinstance(module, str) or lookup(module, thing.__qualname__) is not thing:
         return False
     return main_by_reference if module in MAIN else is_findable(module)
+
+
+def is_homeless(thing: Any) -> bool:
+    """Is this an object with a name of its own, as functions have, from a module that a worker can't import?"""
+    return isinstance(getattr(thing, "__name__", None), str) and not is_findable(str(thing.__module__))
 
 
 def global_names(code: CodeType) -> tuple[str, ...]:
@@ -118,7 +125,7 @@ class Shared:
     def is_fixed(self, value: Any) -> bool:
         """Is the identity of this value enough to know its pickle?"""
         kind = type(value)
-        if kind in ATOMS or kind is FunctionType:  # a function notes its own places
+        if kind in ATOMS or kind is FunctionType or kind is Cached:  # a function notes its own places
             return True
         if kind is tuple or kind is frozenset:
             return all(self.is_fixed(item) for item in value)
@@ -142,11 +149,13 @@ class Reducers:
         kind = type(thing)
         if kind is FunctionType:
             return None if is_by_name(thing, self.shared.main_by_reference) else self.reduce_function(thing)
+        if kind is Cached:
+            return None if is_by_name(thing, self.shared.main_by_reference) else self.reduce_cached(thing)
         if kind is CellType:
             return empty_cell, ()  # its contents are filled in by the function that holds it
         if kind is CodeType:
             return marshal.loads, (code_bytes(thing),)
-        if kind is ModuleType and (thing.__name__ in MAIN or is_findable(thing.__name__)):
+        if isinstance(thing, ModuleType) and (thing.__name__ in MAIN or is_findable(thing.__name__)):
             return module_named, (thing.__name__,)
         return MISSING
 
@@ -168,12 +177,20 @@ class Reducers:
         state = {
             "names": (function.__name__, function.__qualname__, function.__module__, function.__doc__),
             "defaults": (function.__defaults__, function.__kwdefaults__),
-            "annotations": _annotations(function),
+            "annotations": plain_annotations(function),
             "dict": function.__dict__,
             "cells": tuple(zip(closure, contents, strict=True)),
             "entries": entries,
         }
         return make_function, (function.__code__, space, closure), state, None, None, set_function
+
+    def reduce_cached(self, cached: Any) -> Any:
+        """What functools.cache made of a function: the function, with an empty cache."""
+        wrapped, entries = cached.__wrapped__, {}
+        home, name = cached.__module__, cached.__qualname__
+        if "." not in name and lookup(home, name) is cached:
+            entries = {name: (self.digest(cached), cached)}
+        return make_cached, (wrapped, cached.cache_parameters()), (Space(home), entries), None, None, set_cached
 
     def reduce_globals(self, function: FunctionType) -> tuple[Any, Entries]:
         """The namespace of a function, and what of it travels along."""
@@ -192,6 +209,8 @@ class Reducers:
         names = global_names(function.__code__)
         if "." not in function.__qualname__ and space.get(function.__qualname__) is function:
             names = (*names, function.__qualname__)
+        if space.get("__package__"):
+            names = (*names, "__package__")  # for relative imports
         for name in names:
             value = space.get(name, MISSING)
             self.note(space, name, value)
@@ -216,12 +235,14 @@ class Reducers:
             return value
         if kind in ATOMS:
             return repr(value)
-        if kind is ModuleType:
+        if isinstance(value, ModuleType):
             return value.__name__
-        if isinstance(value, (type, FunctionType)) and is_by_name(value, main_by_reference):
+        if isinstance(value, (type, FunctionType, Cached)) and is_by_name(value, main_by_reference):
             return f"{value.__module__}:{value.__qualname__}"
         if isinstance(value, type):
             return _class_digest(value)
+        if kind is Cached:
+            return self.digest(value.__wrapped__)
         if id(value) in self.shared.digesting:
             return None  # it refers to itself: the outer digest has it
         self.shared.digesting.add(id(value))
@@ -256,8 +277,11 @@ class Light(Reducers, Pickler):
             return NotImplemented
         if reduced is not MISSING:
             return reduced
-        if isinstance(thing, type) and not is_by_name(thing, self.shared.main_by_reference):
-            raise NeedsCloudpickle
+        if isinstance(thing, type):
+            if not is_by_name(thing, self.shared.main_by_reference):
+                raise NeedsCloudpickle
+        elif is_homeless(thing):
+            raise NeedsCloudpickle  # a type variable: pickle would send its name alone
         return NotImplemented
 
 
@@ -303,10 +327,11 @@ def _contents(cell: CellType) -> Any:
         return EMPTY
 
 
-def _annotations(function: FunctionType) -> Any:
+def plain_annotations(function: FunctionType) -> dict[str, Any]:
+    """Those that travel by name: no class is sent, and no cloudpickle imported, for an annotation's sake."""
     try:
-        return function.__annotations__
-    except Exception:  # names that are not there yet (Python 3.14 evaluates late)
+        return {name: item for name, item in function.__annotations__.items() if not mentions_unfindable(plain(item))}
+    except Exception:  # names that are not there yet (Python 3.14 evaluates late), or what can't be pickled
         return {}
 
 

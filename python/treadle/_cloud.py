@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import types
+import typing
 from collections import _tuplegetter  # type: ignore[attr-defined]  # a named tuple's fields
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from cloudpickle import cloudpickle  # type: ignore[import-untyped]
 
 from ._arrival import receive, space_of
-from ._byvalue import MISSING, Reducers, Shared, Space, is_by_name, lookup
+from ._byvalue import MISSING, Reducers, Shared, Space, is_by_name, is_homeless, lookup
 
 SPECIAL = (type(None), type(Ellipsis), type(NotImplemented))
 
@@ -39,6 +40,8 @@ class Full(Reducers, cloudpickle.Pickler):  # type: ignore[misc]
             return reduced
         if isinstance(thing, type):
             return self.reduce_class(thing)
+        if isinstance(thing, typing.TypeVar) and is_homeless(thing):
+            return cloudpickle._make_typevar, cloudpickle._decompose_typevar(thing)
         return super().reducer_override(thing)
 
     def reduce_class(self, cls: type) -> Any:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 CACHED = 256
+DEFINED = (type, FunctionType, _byvalue.Cached)
 
 
 class NotByName(Exception):
@@ -40,12 +41,14 @@ class ByName(Pickler):
 
     def reducer_override(self, thing: Any) -> Any:
         """Called by the pickler for all but the simplest types."""
-        if isinstance(thing, type) or type(thing) is FunctionType:
+        if isinstance(thing, DEFINED):
             module = thing.__module__
             if not (isinstance(module, str) and is_findable(module)):
                 if "." in thing.__qualname__ or _byvalue.lookup(module, thing.__qualname__) is not thing:
                     raise NotByName
                 self.homeless[id(thing)] = thing
+        elif _byvalue.is_homeless(thing):
+            raise NotByName
         return NotImplemented
 
 

@@ -139,11 +139,12 @@ def pack_function(function: Callable[..., Any], main_by_reference: bool) -> tupl
     from . import _byvalue
 
     kind = type(function)
-    named = kind is FunctionType or kind is BuiltinFunctionType or isinstance(function, type)
+    by_value = kind is FunctionType or kind is _byvalue.Cached
+    named = by_value or kind is BuiltinFunctionType or isinstance(function, type)
     if named and _byvalue.is_by_name(function, main_by_reference):
         return _dumps(function, 5), True
     try:
-        if kind is not FunctionType:
+        if not by_value:
             return dump_whole(function, main_by_reference), None
         data, shared = _byvalue.dump(function, main_by_reference)
         return data, watch(shared)

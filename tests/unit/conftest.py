@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -25,3 +28,20 @@ def module() -> Iterator[ByHand]:
     sys.modules["by_hand"] = made
     yield made
     del sys.modules["by_hand"]
+
+
+def play_worker(source: str, *payloads: bytes) -> Any:
+    """Runs the source in a fresh interpreter, `payloads` at hand; gives back what it leaves in `result`, by JSON."""
+    program = "import json, sys\nfrom treadle import _travel, _byvalue\n"
+    program += f"payloads = {list(payloads)!r}\nload = _travel.load_function\n"
+    program += textwrap.dedent(source) + "\nprint(json.dumps(result))\n"
+    path = {"PYTHONPATH": ":".join(entry for entry in sys.path if entry)}
+    done = subprocess.run([sys.executable, "-c", program], env=path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture
+def in_worker() -> Any:
+    """play_worker."""
+    return play_worker

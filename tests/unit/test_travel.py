@@ -12,13 +12,12 @@ import json
 import math
 import operator
 import pickle
-import subprocess
 import sys
 import textwrap
 from typing import Any
 
 import pytest
-from treadle import _byvalue, _definitions, _findable, _travel
+from treadle import _byvalue, _findable, _travel
 
 ByHand = Any  # conftest.py's module, with whatever a test defines in it
 
@@ -27,19 +26,8 @@ def pack(function: Any) -> bytes:
     return _travel.pack_function(function, False)[0]
 
 
-def key(function: Any) -> Any:
-    return _travel.pack_function(function, False)[1]
-
-
-def in_worker(source: str, *payloads: bytes) -> Any:
-    """Runs the source in a fresh interpreter, `payloads` at hand; gives back what it leaves in `result`, by JSON."""
-    program = "import json, sys\nfrom treadle import _travel, _byvalue\n"
-    program += f"payloads = {list(payloads)!r}\nload = _travel.load_function\n"
-    program += textwrap.dedent(source) + "\nprint(json.dumps(result))\n"
-    path = {"PYTHONPATH": ":".join(entry for entry in sys.path if entry)}
-    done = subprocess.run([sys.executable, "-c", program], env=path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+def sent(*args: Any) -> bytes:
+    return _travel.dump_call(args, {}, False)[0]
 
 
 # --- by name
@@ -85,7 +73,7 @@ def test_a_module_that_replaces_another_is_looked_at_anew(module: ByHand) -> Non
 # --- by value
 
 
-def test_a_function_takes_its_globals_defaults_and_closure_along(module: ByHand) -> None:
+def test_a_function_takes_its_globals_defaults_and_closure_along(module: ByHand, in_worker: Any) -> None:
     module.define(
         """
         factor = 3
@@ -99,7 +87,7 @@ def test_a_function_takes_its_globals_defaults_and_closure_along(module: ByHand)
     assert in_worker("result = load(payloads[0])(7)", pack(module.function)) == 21 + 1000 + 10 + 100
 
 
-def test_functions_may_refer_to_themselves_and_to_each_other(module: ByHand) -> None:
+def test_functions_may_refer_to_themselves_and_to_each_other(module: ByHand, in_worker: Any) -> None:
     module.define(
         """
         def even(n): return True if n == 0 else odd(n - 1)
@@ -112,7 +100,7 @@ def test_functions_may_refer_to_themselves_and_to_each_other(module: ByHand) -> 
     assert in_worker("result = [load(p)(11) for p in payloads]", pack(module.even), pack(module.outer())) == [False, 0]
 
 
-def test_closures_share_their_cells(module: ByHand) -> None:
+def test_closures_share_their_cells(module: ByHand, in_worker: Any) -> None:
     module.define(
         """
         def make():
@@ -127,7 +115,7 @@ def test_closures_share_their_cells(module: ByHand) -> None:
     assert in_worker("(up, get), _ = _travel.loads(payloads[0]); up(); up(); result = get()", data) == 2
 
 
-def test_names_and_attributes_of_a_function_are_kept(module: ByHand) -> None:
+def test_names_and_attributes_of_a_function_are_kept(module: ByHand, in_worker: Any) -> None:
     module.define(
         """
         def function(x: int) -> str:
@@ -143,6 +131,51 @@ def test_names_and_attributes_of_a_function_are_kept(module: ByHand) -> None:
     assert in_worker(source, pack(module.function)) == expected
 
 
+def test_a_cached_function_travels_with_an_empty_cache(module: ByHand, in_worker: Any) -> None:
+    module.define(
+        """
+        import functools
+        @functools.lru_cache(maxsize=100)
+        def fib(n): return n if n < 2 else fib(n - 1) + fib(n - 2)
+        def twice(n): return 2 * fib(n)
+        """
+    )
+    module.fib(5)
+    source = """
+        fib, twice = map(load, payloads[:2])
+        (sent,), _ = _travel.loads(payloads[2])
+        result = [fib(50), fib.cache_info().currsize, twice(50), sent(10), fib.cache_parameters()["maxsize"]]
+    """
+    payloads = pack(module.fib), pack(module.twice), sent(module.fib)
+    assert in_worker(source, *payloads) == [12586269025, 51, 2 * 12586269025, 55, 100]
+    assert _travel.pack_function(module.fib, False)[1].holds()
+
+
+def test_an_annotation_takes_nothing_along(module: ByHand, in_worker: Any) -> None:
+    module.define(
+        """
+        import typing
+        T = typing.TypeVar("T")
+        class Kind: pass
+        def function(a: Kind, b: T, c: int, d: "list[Kind]") -> Kind: return c
+        """
+    )
+    source = "f = load(payloads[0]); result = [f(1, 2, 3, 4), sorted(f.__annotations__), 'cloudpickle' in sys.modules]"
+    assert in_worker(source, pack(module.function)) == [3, ["c", "d"], False]
+
+
+def test_a_type_variable_travels_by_value(module: ByHand, in_worker: Any) -> None:
+    module.define(
+        "import typing\nT = typing.TypeVar('T')\nclass Box(typing.Generic[T]): pass\ndef f(): return Box[T], T"
+    )
+    assert in_worker("result = repr(load(payloads[0])()[1])", pack(module.f)) == "~T"
+
+
+def test_relative_imports_work_in_the_worker(module: ByHand, in_worker: Any) -> None:
+    module.define("__package__ = 'json'\ndef function(): from .decoder import JSONDecoder as d; return d.__name__")
+    assert in_worker("result = load(payloads[0])()", pack(module.function)) == "JSONDecoder"
+
+
 def test_an_attribute_that_is_called_like_a_global_takes_nothing_along(module: ByHand) -> None:
     module.define("import threading\nlock = threading.Lock()\ndef function(x): return x.lock")
     pack(module.function)
@@ -155,16 +188,16 @@ def test_names_are_found_in_nested_code() -> None:
     assert {"A", "B", "C", "D", "h"} <= set(_byvalue.global_names(scope["f"].__code__))
 
 
-def test_functions_need_no_cloudpickle(module: ByHand) -> None:
+def test_functions_need_no_cloudpickle(module: ByHand, in_worker: Any) -> None:
     module.define("def helper(): return 1\ndef function(): return helper()")
     assert in_worker("load(payloads[0])(); result = 'cloudpickle' in sys.modules", pack(module.function)) is False
 
 
-def test_a_function_of_an_importable_module_that_has_no_name_there_finds_its_globals() -> None:
+def test_a_function_of_an_importable_module_that_has_no_name_there_finds_its_globals(in_worker: Any) -> None:
     assert in_worker("result = load(payloads[0])()", pack(lambda: textwrap.dedent("  x"))) == "x"
 
 
-def test_a_class_travels_by_value_and_is_bound_in_its_module(module: ByHand) -> None:
+def test_a_class_travels_by_value_and_is_bound_in_its_module(module: ByHand, in_worker: Any) -> None:
     module.define(
         """
         class Point:
@@ -229,14 +262,14 @@ def test_multiprocessings_own_reducers_are_used_where_it_is_loaded() -> None:
 # --- globals in the worker
 
 
-def test_functions_share_their_globals_in_the_worker(module: ByHand) -> None:
+def test_functions_share_their_globals_in_the_worker(module: ByHand, in_worker: Any) -> None:
     module.define("state = None\ndef setup(): global state; state = 'ready'\ndef task(): return state")
     assert (
         in_worker("load(payloads[0])(); result = load(payloads[1])()", pack(module.setup), pack(module.task)) == "ready"
     )
 
 
-def test_what_a_worker_made_of_a_global_is_kept_until_the_parent_changes_it(module: ByHand) -> None:
+def test_what_a_worker_made_of_a_global_is_kept_until_the_parent_changes_it(module: ByHand, in_worker: Any) -> None:
     module.define(
         """
         table = {}
@@ -255,7 +288,7 @@ def test_what_a_worker_made_of_a_global_is_kept_until_the_parent_changes_it(modu
     assert in_worker(source, *first, second, third) == expected
 
 
-def test_a_version_that_is_used_again_has_its_own_globals(module: ByHand) -> None:
+def test_a_version_that_is_used_again_has_its_own_globals(module: ByHand, in_worker: Any) -> None:
     module.define("value = 1\ndef task(): return value")
     first = pack(module.task)
     module.value = 2
@@ -269,7 +302,7 @@ def test_a_version_that_is_used_again_has_its_own_globals(module: ByHand) -> Non
     assert in_worker(source, first, pack(module.task)) == [2, 1]
 
 
-def test_a_mutable_global_that_the_parent_has_changed_in_place_is_seen(module: ByHand) -> None:
+def test_a_mutable_global_that_the_parent_has_changed_in_place_is_seen(module: ByHand, in_worker: Any) -> None:
     module.define("items = [1]\ndef task(): return items")
     first = pack(module.task)
     module.items.append(2)
@@ -277,7 +310,7 @@ def test_a_mutable_global_that_the_parent_has_changed_in_place_is_seen(module: B
 
 
 @pytest.mark.parametrize(("before", "after"), [(-1, -2), (0, False), (1, 1.0), (0.0, -0.0), ("a", b"a")])
-def test_values_that_hash_alike_are_told_apart(module: ByHand, before: object, after: object) -> None:
+def test_values_that_hash_alike_are_told_apart(module: ByHand, in_worker: Any, before: object, after: object) -> None:
     module.define("def task(): return repr(value)")
     module.value = before
     first = pack(module.task)
@@ -285,96 +318,8 @@ def test_values_that_hash_alike_are_told_apart(module: ByHand, before: object, a
     assert in_worker("result = [load(p)() for p in payloads]", first, pack(module.task)) == [repr(before), repr(after)]
 
 
-def test_a_changed_helper_is_seen_in_the_worker(module: ByHand) -> None:
+def test_a_changed_helper_is_seen_in_the_worker(module: ByHand, in_worker: Any) -> None:
     module.define("def helper(): return 1\ndef task(): return helper()")
     first = pack(module.task)
     module.define("def helper(): return 2")
     assert in_worker("result = [load(p)() for p in payloads]", first, pack(module.task)) == [1, 2]
-
-
-# --- arguments whose classes travel by value
-
-
-POINT = """
-class Point:
-    def __init__(self, x): self.x = x
-    def __eq__(self, other): return type(other) is Point and other.x == self.x
-    def moved(self): return Point(self.x + step)
-step = 1
-"""
-
-
-def sent(*args: Any) -> bytes:
-    data, buffers = _travel.dump_call(args, {}, False)
-    assert not buffers
-    return data
-
-
-def test_the_definitions_of_a_class_are_pickled_once(module: ByHand) -> None:
-    module.define(POINT)
-    first = _definitions.definitions({id(module.Point): module.Point})
-    assert _definitions.definitions({id(module.Point): module.Point}) is not first
-    assert _definitions.definitions({id(module.Point): module.Point})[1] is first[1]
-    module.step = 2
-    assert _definitions.definitions({id(module.Point): module.Point})[1] is not first[1]
-
-
-def test_a_worker_loads_the_definitions_of_a_class_once(module: ByHand) -> None:
-    module.define(POINT)
-    source = """
-        first, second = [_travel.loads(p)[0][0] for p in payloads]
-        first.__class__.seen = True
-        third = _travel.loads(payloads[0])[0][0]
-        result = [type(first) is type(second) is type(third), third.seen, second.moved().x]
-    """
-    assert in_worker(source, sent(module.Point(1)), sent(module.Point(2))) == [True, True, 3]
-
-
-def test_a_changed_method_is_seen_in_arguments(module: ByHand) -> None:
-    module.define(POINT)
-    first = sent(module.Point(1))
-    module.define("Point.moved = lambda self: Point(self.x + 100)")
-    source = "result = [_travel.loads(p)[0][0].moved().x for p in payloads]"
-    assert in_worker(source, first, sent(module.Point(1))) == [2, 101]
-
-
-def test_a_class_that_is_defined_anew_is_another_one(module: ByHand) -> None:
-    module.define(POINT)
-    old = module.Point(1)
-    module.define(POINT.replace("x + step", "x + 10"))
-    source = """
-        old, new, again = [_travel.loads(p)[0][0] for p in payloads]
-        result = [old.moved().x, new.moved().x, type(old) is type(new), type(old) is type(again)]
-    """
-    # The old class's methods find the new class under its name, as they do at home.
-    assert in_worker(source, sent(old), sent(module.Point(1)), sent(old)) == [2, 11, False, True]
-
-
-KINDS = {
-    "a dataclass": "import dataclasses\n@dataclasses.dataclass\nclass Kind:\n  x: int = 1\nvalue = Kind(2)",
-    "an enumeration": "import enum\nclass Kind(enum.Enum):\n  A = 1\n  B = 2\nvalue = Kind.B",
-    "a named tuple": "import typing\nclass Kind(typing.NamedTuple):\n  x: int = 1\nvalue = Kind(2)",
-    "a class with slots": "class Kind:\n  __slots__ = 'x',\nvalue = Kind()\nvalue.x = 2",
-    "an exception": "class Kind(Exception):\n  pass\nvalue = Kind(2)",
-    "a subclass": "class Base:\n  pass\nclass Kind(Base):\n  y = property(lambda self: 2)\nvalue = Kind()",
-    "a class": "class Kind:\n  pass\nvalue = Kind",
-    "a function": "def Kind():\n  return 2\nvalue = Kind",
-}
-
-
-@pytest.mark.parametrize("source", KINDS.values(), ids=KINDS.keys())
-def test_all_kinds_of_classes_are_defined_once(module: ByHand, source: str) -> None:
-    module.define(source)
-    first = sent(module.value)
-    assert any(parts == (module.Kind,) for parts, *_ in _definitions._cache.values())
-    assert sent(module.value) == first
-    check = "_travel.loads(payloads[0]); from by_hand import Kind; result = Kind.__module__"
-    assert in_worker(check, first) == "by_hand"
-
-
-def test_arguments_beside_such_a_class_keep_their_buffers_out_of_band(module: ByHand) -> None:
-    module.define(POINT)
-    data, buffers = _travel.dump_call((module.Point(pickle.PickleBuffer(b"x" * 10_000)),), {}, False)
-    assert len(buffers) == 1
-    ((point,), _) = _travel.loads(data, buffers=buffers)
-    assert bytes(point.x) == b"x" * 10_000
