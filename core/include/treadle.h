@@ -99,7 +99,9 @@ struct td_pool_config {
 
 td_status td_pool_new(const struct td_pool_config *config, td_pool **out);
 td_pool *td_pool_ref(td_pool *pool);
-void td_pool_unref(td_pool *pool); /* the last one closes it, kills what runs and frees everything */
+/* The last one closes a pool that is still open and kills what runs; a closed one finishes its work first. Its memory
+ * goes with its last process and its last task. */
+void td_pool_unref(td_pool *pool);
 
 /* How zygotes (or single workers) are started: copied. argv gets one more argument, a decimal descriptor number
  * of its channel. TD_START_SHARED and TD_START_SINGLE. */
@@ -261,15 +263,18 @@ td_status td_group_new(td_group **out);
 void td_group_free(td_group *group);
 /* A task is in at most one group: TD_EINVAL otherwise. A final task is queued at once. The group holds a reference. */
 td_status td_group_add(td_group *group, td_task *task);
-/* The next completed task, whose reference passes to the caller; TD_EINVAL when the group is empty. */
+/* The next completed task, whose reference passes to the caller. TD_EINVAL: the group is empty; TD_EAGAIN: another thread
+ * was faster, call again. */
 td_status td_group_pop_until(td_group *group, int64_t deadline_ns, td_task **out);
 
-/* The next observed completion (reference passes to the caller). TD_ECLOSED after td_observed_close, until reopened. */
+/* The next observed completion (reference passes to the caller). TD_ECLOSED after td_observed_close, until reopened;
+ * TD_EAGAIN: another thread was faster. */
 td_status td_observed_pop_until(int64_t deadline_ns, td_task **out);
 void td_observed_close(void);
 void td_observed_open(void);
 
-/* In the child of a fork: every pool of the parent is inert from here on (TD_EFORKED), its memory unmapped. */
+/* In the child of a fork that the C library did not make: every pool of the parent is inert from here on (TD_EFORKED),
+ * as it is after fork(3) by itself. Results that were there can still be read. */
 void td_after_fork_child(void);
 
 /* ---- The zygote ------------------------------------------------------------------------------------------- */
@@ -325,7 +330,8 @@ void td_worker_publish(td_worker *worker, const struct td_block *block, uint64_t
 td_status td_worker_reply(td_worker *worker, bool ok, const void *bytes, struct td_block *block, uint64_t len,
                           bool keep_args);
 void td_worker_give_args(td_worker *worker, uint64_t ref);
-/* Was the exception signal (SIGURG) meant for the running assignment? Clears the request. */
+/* Was the exception signal (SIGURG) meant for the running assignment? Clears the request. The signal may also come from
+ * within td_worker_next, when it was sent before the assignment was known; then it is raised there. */
 bool td_worker_interrupted(td_worker *worker);
 /* The engine asks this worker to leave after the current task (SIGTERM does). */
 void td_worker_leave(td_worker *worker);

@@ -175,6 +175,7 @@ static uint32_t take_published(td_task *task, struct td_slot *slot, td_arena *ar
     task->result_ref = ref;
     task->result_bytes = slot->result_bytes; /* may run beyond the items: they say how long they are */
     task->arena = td_arena_ref(arena);
+    td_atomic_fetch_add_relaxed(&task->pool->result_bytes, task->result_bytes);
     return done;
 }
 

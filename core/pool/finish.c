@@ -60,6 +60,7 @@ static td_status take_result(td_task *task, const struct td_slot *slot, td_arena
         return status;
     task->result_ref = slot->result_ref;
     task->arena = td_arena_ref(arena);
+    td_atomic_fetch_add_relaxed(&task->pool->result_bytes, task->result_bytes);
     return TD_OK;
 }
 

@@ -5,7 +5,7 @@
  *   task.c     a task's life, its state, its result
  *   chunk.c    a map's chunk in parts: split for idle workers, taken apart when its worker dies
  *   cancel.c   cancelling, timeouts, the exception signal and the kill after the grace time
- *   crew.c     worker processes: born, gone, replaced; death.c: what a dead worker leaves
+ *   crew.c     worker processes are ordered, signalled, sent away; news.c: born, gone; death.c: what a dead worker leaves
  *   intern.c   functions by number
  *   group.c    queues of completed tasks
  *   pool.c     construction, closing, breaking, statistics
@@ -40,6 +40,7 @@
 #include "treadle.h"
 
 #define TD_NO_SLOT UINT32_MAX
+#define TD__ORDER_AGAIN_NS (100 * TD_NS_PER_MS) /* after a worker could not be started, and others are there */
 
 /* ---- Tasks -------------------------------------------------------------------------------------------------- */
 
@@ -201,6 +202,7 @@ struct td_pool {
     int64_t shortest_timeout_ns;
     int64_t timeouts_at_ns;     /* look at the clocks of running tasks then */
     td_atomic_u64 blocks_freed; /* counts argument blocks that came back */
+    td_atomic_u64 result_bytes; /* in blocks of tasks that are still there */
     struct td_intern intern;
 
     struct td_member *members;
@@ -276,6 +278,16 @@ void td__cancel_running_locked(td_pool *pool);
 void td__fail_all_locked(td_pool *pool); /* every pending task ends BROKEN */
 
 /* crew.c */
+void td__close_fd(int *fd); /* unless it is -1, and makes it so */
+/* By pidfd, which may be -1; then by pid, which may be 0: not known. */
+void td__send_signal(int pidfd, int32_t pid, int signal);
+/* Our own child, which has had SIGKILL or has ended. Its status, -1 when somebody else reaped it. */
+int td__reap(int32_t pid);
+/* What becomes readable when the worker ends. */
+static inline int td__watch_fd(const struct td_member *member)
+{
+    return member->pidfd >= 0 ? member->pidfd : member->lifeline;
+}
 td_status td__crew_init(td_pool *pool);
 void td__crew_fini(td_pool *pool);
 /* Orders as many workers as are allowed and find work waiting. */
@@ -291,10 +303,12 @@ void td__crew_signal_locked(td_pool *pool, uint32_t worker, int signal);
 void td__crew_end_all_locked(td_pool *pool, int signal);
 /* Starts the zygote if there is none. */
 td_status td__crew_start_zygote_locked(td_pool *pool);
-/* Native thread: news of the zygote and of processes that ended; when to look again. */
-int64_t td__crew_keep_locked(td_pool *pool, int64_t now);
+/* Nothing is left to do: everybody is to leave. */
 void td__crew_dismiss_locked(td_pool *pool);
 bool td__crew_is_gone_locked(const td_pool *pool);
+
+/* news.c: on the native thread: what the zygote says, and processes that have ended; when to look again. */
+int64_t td__crew_keep_locked(td_pool *pool, int64_t now);
 
 /* death.c: the worker's process is gone for sure. status as of waitpid(2), -1: not known. */
 void td__death_locked(td_pool *pool, uint32_t worker, int status);

@@ -1,4 +1,4 @@
-/* pool/stats.c: what a pool tells about itself.   Tests  tests/pool/test_stats.c */
+/* pool/stats.c: what a pool tells about itself.   Tests  tests/pool/test_pool.c */
 #include <stdio.h>
 #include <unistd.h>
 
@@ -24,6 +24,7 @@ void td_pool_get_stats(td_pool *pool, struct td_pool_stats *out)
         out->running = outstanding;
     out->queued = outstanding - out->running;
     out->argument_bytes_live = args.live_bytes;
+    out->result_bytes_live = td_atomic_load_relaxed(&pool->result_bytes);
     out->barren_deaths = pool->barren_deaths;
     out->zygote_pid = pool->zygote.channel >= 0 ? pool->zygote.pid : 0;
     td__pool_unlock(pool);

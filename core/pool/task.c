@@ -7,7 +7,7 @@
  *                at was written before (edge F: release state -> acquire state) and never changes again.
  *             I2 a task holds a reference on its pool, so its arenas' mappings outlive it.
  *             I3 the engine holds one reference on a task until it is final, the submitter another.
- * Tests       tests/pool/test_task.c */
+ * Tests       tests/pool/test_submit.c, tests/pool/test_pool.c */
 #include "pool/pool.h"
 
 #include <stdlib.h>
@@ -42,8 +42,10 @@ void td_task_unref(td_task *task)
     while (task != NULL && td_atomic_fetch_sub_acqrel(&task->refs, 1) == 1) {
         td_task *rest = task->rest; /* in a loop: a chunk may have come in many parts */
         if (task->result_ref != 0 &&
-            !td__pool_forked(task->pool)) /* a child of fork only has a copy of the task */
+            !td__pool_forked(task->pool)) { /* a child of fork only has a copy of the task */
             td_block_give(task->arena, task->result_ref);
+            td_atomic_fetch_sub_relaxed(&task->pool->result_bytes, task->result_bytes);
+        }
         td_arena_unref(task->arena);
         td_pool *pool = task->pool;
         free(task->name);

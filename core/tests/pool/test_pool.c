@@ -201,6 +201,12 @@ TD_TEST(results_outlive_their_pool)
     crew_open(&crew, &(struct td_pool_config){.max_workers = 1});
     td_task *task = crew_submit(&crew, &(struct op){.code = OP_BIG, .a = 1 << 20, .b = 'x'});
     crew_wait(task);
+    CHECK_EQ(stats_of(&crew).result_bytes_live, 1u << 20);
+    td_task *dropped = crew_submit(&crew, &(struct op){.code = OP_BIG, .a = 1 << 20, .b = 'x'});
+    crew_wait(dropped);
+    CHECK_EQ(stats_of(&crew).result_bytes_live, 2u << 20);
+    td_task_unref(dropped);
+    CHECK_EQ(stats_of(&crew).result_bytes_live, 1u << 20);
     crew_close(&crew);
     CHECK_OK(td_task_result(task, &view));
     CHECK_EQ(view.bytes, 1u << 20);
