@@ -54,6 +54,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--stress-n", type=int, default=5, help="repetitions of each stress test")
 
 
+def pytest_configure() -> None:
+    # A run in the background of a script starts with SIGINT ignored, and every program it starts would too.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_report_header() -> str:
     return f"seed {SEED} (TREADLE_TEST_SEED), deadline {DEADLINE_S:g} s (TREADLE_TEST_SECONDS)"
 
