@@ -64,8 +64,8 @@ void td__crew_signal_locked(td_pool *pool, uint32_t worker, int signal)
     struct td_member *member = &pool->members[worker];
     if (member->state == TD_MEMBER_EMPTY)
         return;
-    if (signal == SIGKILL || signal == SIGTERM)
-        member->condemned = true;
+    if (signal == SIGKILL || (signal == SIGTERM && member->condemned == 0))
+        member->condemned = signal;
     if (member->orphan && member->pidfd < 0) {
         if (signal == SIGKILL) /* its pid may be another's by now, but the lifeline is its own: this ends it */
             shutdown(member->lifeline, SHUT_WR);

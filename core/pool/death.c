@@ -49,7 +49,7 @@ static struct td_obituary *write_obituary_locked(td_pool *pool, const struct td_
         death->signal = WTERMSIG(status);
     else if (status >= 0)
         death->exit_code = WEXITSTATUS(status);
-    death->oom_suspected = oom_killed && death->signal == SIGKILL && !member->condemned;
+    death->oom_suspected = oom_killed && death->signal == SIGKILL && member->condemned == 0;
     return obituary;
 }
 
@@ -227,7 +227,7 @@ void td__death_locked(td_pool *pool, uint32_t worker, int status)
     const bool barren = td_atomic_load_relaxed(&seat->tasks_done) == 0;
     const bool left = status <= 0 && td_atomic_load_relaxed(&pool->map.states[worker]) == TD_SEAT_LEAVING;
     /* Not its own doing: it left when it had to, or was told to, or never came to be because its zygote died. */
-    const bool excused = left || member->condemned || member->state == TD_MEMBER_ORDERED;
+    const bool excused = left || member->condemned != 0 || member->state == TD_MEMBER_ORDERED;
     struct td_obituary *obituary = write_obituary_locked(pool, member, status);
     if (obituary == NULL) /* every task ends BROKEN, so that there is none left to have one */
         td__pool_break_locked(pool, "no memory to note a worker's death", SIGKILL);

@@ -25,7 +25,7 @@ static void orphan_locked(td_pool *pool, uint32_t worker)
     member->orphan = true;
     if (!member->watched)
         member->watched = td_native_watch(td__watch_fd(member)) == TD_OK;
-    if (member->condemned) /* before there was a way to reach it */
+    if (member->condemned != 0) /* before there was a way to reach it */
         td__crew_signal_locked(pool, worker, SIGKILL);
 }
 
@@ -67,8 +67,8 @@ static void born_locked(td_pool *pool, struct td_zygote_news *news)
     pool->failed_starts = 0;
     TD_TRACE(SPAWN, news->worker, news->pid);
     /* What was meant for it before there was a process to signal. */
-    if (member->condemned)
-        td__crew_signal_locked(pool, news->worker, SIGKILL);
+    if (member->condemned != 0)
+        td__crew_signal_locked(pool, news->worker, member->condemned);
     else if (member->kill_at_ns != TD_FOREVER)
         td__crew_signal_locked(pool, news->worker, SIGURG);
 }

@@ -150,7 +150,7 @@ struct td_member {
     int channel;    /* its own (TD_START_SINGLE), else -1 */
     bool orphan;    /* its zygote is gone, and with it the one who could tell its exit code */
     bool watched;   /* its pidfd, or where there is none its lifeline, is with the native thread */
-    bool condemned; /* we sent SIGKILL or SIGTERM ourselves */
+    int condemned;  /* SIGKILL or SIGTERM that we sent ourselves, or will once there is a way to reach it; else 0 */
     int64_t ordered_ns, born_ns;
     int64_t kill_at_ns;         /* TD_FOREVER: no force is under way */
     uint64_t kill_position;     /* the task that the kill is meant for; 0: whatever it runs */
