@@ -46,7 +46,7 @@ class Lines(unittest.TestResult):
         super().__init__()
         self.ids = ids
         self.seconds = seconds
-        self.lines = open(report, "w", buffering=1)
+        self.lines = open(report, "w", buffering=1)  # noqa: SIM115 - until the process ends
         self.outcome = ("", "")
 
     def watch(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import sysconfig
 import tempfile
 import venv
@@ -61,6 +62,8 @@ class Suite:
         self.folder = folder
         self.command = [str(make_interpreter(folder / "venv")), str(HERE / "suite.py")]
         self.outcomes: dict[str, tuple[str, str]] = {}
+        self.processes: set[subprocess.Popen[bytes]] = set()
+        self.stopped = False
         listed = subprocess.run([*self.command, "list"], check=True, stdout=subprocess.PIPE, timeout=SECONDS).stdout
         self.tests, self.lacking = json.loads(listed)
 
@@ -70,18 +73,28 @@ class Suite:
         for test in tests:
             classes.setdefault(class_of(test), []).append(test)
         with ThreadPoolExecutor(AT_A_TIME) as threads:
-            for _ in threads.map(self.run_class, classes, classes.values()):
-                pass
+            try:
+                list(threads.map(self.run_class, classes, classes.values()))
+            except BaseException:  # the deadline, or Ctrl-C
+                self.stopped = True
+                for process in list(self.processes):
+                    process.kill()
+                raise
 
     def run_class(self, name: str, tests: list[str]) -> None:
         """Runs tests in one process; where one of them ends or blocks it, those that follow in another."""
         report, log = self.folder / f"{name}.report", self.folder / f"{name}.log"
-        while left := [test for test in tests if test not in self.outcomes]:
+        while not self.stopped and (left := [test for test in tests if test not in self.outcomes]):
             report.write_text("")
-            with log.open("wb") as output:
-                # Of its deadlines it takes care itself.
-                command = [*self.command, "run", str(SECONDS), str(report), *left]
-                status = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output).returncode
+            # Each test has a deadline, of which the process takes care itself.
+            command = [*self.command, "run", str(SECONDS), str(report), *left]
+            with (
+                log.open("wb") as output,
+                subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output) as process,
+            ):
+                self.processes.add(process)
+                status = process.wait()
+                self.processes.discard(process)
             culprit = self.read(report, left)
             if status != 0:
                 text = log.read_text(errors="replace")[-20000:]
@@ -148,6 +161,6 @@ def chosen(items: list[pytest.Item]) -> list[str]:
 
 def test_skips_are_of_tests_that_exist(request: pytest.FixtureRequest) -> None:
     suite = request.config.stash[SUITE]
-    if suite.lacking:
-        pytest.skip("not all of the suite is here")
+    if suite.lacking or sys.version_info[:2] != (3, 13):
+        pytest.skip("the list is held against the whole suite of 3.13")
     assert [pattern for pattern in SKIPS if not any(fnmatchcase(test, pattern) for test in suite.tests)] == []
