@@ -53,6 +53,7 @@ static td_task *add_part_locked(td_task *task, td_task *part, uint32_t begin, ui
     task->rest = td_task_ref(part);
     td_atomic_fetch_add_seq(&pool->outstanding, 1);
     pool->chunks++;
+    pool->stats.submitted++; /* a part is a task of its own in the books */
     pool->timed += part->timeout_ns > 0;
     return part;
 }
@@ -164,19 +165,14 @@ void td__chunk_cut_locked(td_task *task)
 }
 
 /* What the dead worker had published of the chunk becomes the task's result; how many items that are. */
-static uint32_t take_published(td_task *task, struct td_slot *slot, td_arena *arena)
+static uint32_t take_published_locked(td_task *task, const struct td_slot *slot, struct td_member *member)
 {
     const uint32_t done = td_atomic_load_acquire(&slot->partial_items); /* T */
     const uint64_t ref = td_atomic_load_relaxed(&slot->partial_ref);
-    void *data;
-    if (done == 0 || done > task->end - task->begin || ref == 0 ||
-        td_arena_peek(arena, ref, slot->result_bytes, &data) != TD_OK)
+    if (done == 0 || done > task->end - task->begin || ref == 0)
         return 0;
-    task->result_ref = ref;
-    task->result_bytes = slot->result_bytes; /* may run beyond the items: they say how long they are */
-    task->arena = td_arena_ref(arena);
-    td_atomic_fetch_add_relaxed(&task->pool->result_bytes, task->result_bytes);
-    return done;
+    /* The bytes may run beyond the items: they say how long they are. */
+    return td__take_block_locked(task, member, ref, slot->result_bytes) == TD_OK ? done : 0;
 }
 
 /* The items that the worker had taken, and lost. Takes the obituary over. */
@@ -205,7 +201,8 @@ static void settle_dead_part_locked(td_task *dead, uint64_t position, enum td_do
     td__task_requeue_locked(dead);
 }
 
-void td__chunk_lost_locked(td_task *task, struct td_slot *slot, td_arena *arena, struct td_obituary *obituary)
+void td__chunk_lost_locked(td_task *task, struct td_slot *slot, struct td_member *member,
+                           struct td_obituary *obituary)
 {
     td_pool *pool = task->pool;
     const enum td_doom doom = (enum td_doom)task->doom;
@@ -221,7 +218,7 @@ void td__chunk_lost_locked(td_task *task, struct td_slot *slot, td_arena *arena,
         return;
     }
     uint32_t taken = td_range_next(td_atomic_load_relaxed(&slot->range));
-    const uint32_t lost = task->begin + take_published(task, slot, arena);
+    const uint32_t lost = task->begin + take_published_locked(task, slot, member);
     taken = taken < lost ? lost : taken > end ? end : taken;
     /* Behind first, so that each goes right after `task`. */
     if (taken < end)
