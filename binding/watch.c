@@ -134,7 +134,8 @@ static int entry_init(struct entry *entry, PyObject *place)
         place = PyTuple_GET_ITEM(place, 0);
         entry->value = dict_value(place, entry->key);
     } else {
-        PyErr_SetString(PyExc_TypeError, "a Watch takes functions, classes, cells, dicts and (dict, name) pairs");
+        PyErr_SetString(PyExc_TypeError,
+                        "a Watch takes functions, classes, cells, dicts and (dict, name) pairs");
         return -1;
     }
     entry->object = Py_NewRef(place);
