@@ -227,8 +227,9 @@ int tb_codec_init(PyObject *module, struct tb_codec *codec)
     X(lease_type)                                                                                              \
     X(span_type)                                                                                               \
     X(watch_type)                                                                                              \
-    X(birth_type) X(dump_call) X(dump_result) X(loads) X(load_function) X(dump_exception) X(load_exception)    \
-        X(cannot_load) X(corrupt_data) X(buffers_keyword)
+    X(birth_type)                                                                                              \
+    X(dump_call) X(dump_result) X(loads) X(load_function) X(dump_exception) X(load_exception) X(cannot_load)   \
+        X(corrupt_data) X(buffers_keyword)
 
 int tb_codec_traverse(struct tb_codec *codec, visitproc visit, void *arg)
 {

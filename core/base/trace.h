@@ -13,12 +13,12 @@
 
 /* X(event, meaning of a, meaning of b). */
 #define TD_TRACE_TABLE(X)                                                                                      \
-    X(SUBMIT, "slot", "position")                                                                            \
+    X(SUBMIT, "slot", "position")                                                                              \
     X(CLAIM, "slot", "worker")                                                                                 \
     X(SPLIT, "slot", "new slot")                                                                               \
     X(RUN, "slot", "worker")                                                                                   \
     X(FINISH, "slot", "worker")                                                                                \
-    X(COMPLETE, "position", "state")                                                                              \
+    X(COMPLETE, "position", "state")                                                                           \
     X(CANCEL, "slot", "forced")                                                                                \
     X(SLEEP, "who", "word")                                                                                    \
     X(WAKE, "who", "count")                                                                                    \

@@ -356,7 +356,8 @@ static td_status begin(td_worker *worker, uint32_t index, uint64_t position, str
     td_atomic_store_relaxed(&slot->started_ns, (uint64_t)worker->started_ns);
     td_atomic_store_seq(&worker->position, position);
     td_atomic_store_relaxed(&worker->seat->current, td_cell(position, index));
-    if (td_atomic_load_seq(&worker->seat->interrupt) == position) /* its signal came before the position was known */
+    if (td_atomic_load_seq(&worker->seat->interrupt) ==
+        position) /* its signal came before the position was known */
         raise(SIGURG);
     if (position % CLAIMS_PER_LOOK == 0) /* not each time: the parent writes to that line */
         answer_wants(worker, TD_WANT_LOW);
