@@ -1,7 +1,7 @@
 /* memory/arena.c: making and mapping arenas, and what every process may do with a block: look it up, give back.
  *
  * Invariants  I1 an arena's size never changes, and every process maps all of it: any offset below it
- *                can be read.
+ *                can be read. Once its owner is gone, a peer may cut its mapping down to the blocks that are held.
  *             I2 the mapping lives until the last td_arena_unref of that process.
  *             I3 only a block's holder gives it back, once; the compare-and-swap with the ref's generation
  *                turns a second time into an error even when the block lives again.
@@ -111,6 +111,7 @@ static td_status map_arena(int fd, uint64_t size, td_arena **out)
     }
     arena->base = base;
     arena->size = size;
+    td_atomic_init(&arena->mapped, size);
     arena->fd = -1;
     td_atomic_init(&arena->refs, 1);
     *out = arena;
@@ -172,12 +173,22 @@ void td_arena_unref(td_arena *arena)
     if (arena == NULL ||
         TD_EDGE(arena_R, td_atomic_fetch_sub_acqrel, td_atomic_fetch_sub_relaxed)(&arena->refs, 1) != 1)
         return;
-    td_unmap(arena->base, arena->size);
+    td_unmap(arena->base, td_atomic_load_relaxed(&arena->mapped));
     if (arena->owner != NULL)
         td__owner_free(arena->owner);
     if (arena->fd >= 0)
         close(arena->fd);
     free(arena);
+}
+
+void td_arena_cut(td_arena *arena, uint64_t end)
+{
+    const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), mapped = td_atomic_load_relaxed(&arena->mapped);
+    end = end < TD__GRANULE ? TD__GRANULE : (end + page - 1) / page * page;
+    if (arena->owner != NULL || end >= mapped)
+        return;
+    td_atomic_store_relaxed(&arena->mapped, end);
+    td_unmap(arena->base + end, mapped - end);
 }
 
 int td_arena_fd(const td_arena *arena)
@@ -202,7 +213,8 @@ bool td_arena_is_owner(const td_arena *arena)
 static td__block_header *checked_header(const td_arena *arena, uint64_t ref)
 {
     uint64_t offset = td_ref_offset(ref);
-    if (offset < TD__GRANULE + TD__BLOCK_HEADER || offset >= arena->size || offset % TD_BLOCK_ALIGN != 0)
+    if (offset < TD__GRANULE + TD__BLOCK_HEADER || offset >= td_atomic_load_relaxed(&arena->mapped) ||
+        offset % TD_BLOCK_ALIGN != 0)
         return NULL;
     td__block_header *header = td__header_at(arena, offset);
     return td_atomic_load_relaxed(&header->magic) == (TD__BLOCK_MAGIC ^ offset) ? header : NULL;
@@ -217,7 +229,7 @@ td_status td_arena_peek(td_arena *arena, uint64_t ref, uint64_t bytes, void **da
     uint32_t word = td_atomic_load_relaxed(&header->word);
     if (word != td__word(ref, TD__STATE_LENT) && word != td__word(ref, TD__STATE_OWNED))
         return TD_EPROTO;
-    if (bytes > capacity || bytes > arena->size - offset)
+    if (bytes > capacity || bytes > td_atomic_load_relaxed(&arena->mapped) - offset)
         return TD_EPROTO;
     *data = arena->base + offset;
     return TD_OK;

@@ -77,6 +77,11 @@ td_status td_arena_attach(int fd, uint64_t size, td_arena **out);
 td_arena *td_arena_ref(td_arena *arena);
 void td_arena_unref(td_arena *arena); /* NULL is fine */
 
+/* For a peer whose owner is gone: gives the addresses from offset `end` on back, but for the rest of a page. No block that
+ * reaches beyond may be looked at any more, by anybody. A dead worker's arena, of which a small result is still held, would
+ * else keep gigabytes of addresses. */
+void td_arena_cut(td_arena *arena, uint64_t end);
+
 int td_arena_fd(const td_arena *arena); /* the owner's; -1 in peers */
 uint64_t td_arena_size(const td_arena *arena);
 bool td_arena_is_owner(const td_arena *arena);

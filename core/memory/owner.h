@@ -70,6 +70,7 @@ typedef struct td__owner {
 struct td_arena {
     unsigned char *base;
     uint64_t size;
+    td_atomic_u64 mapped; /* bytes from `base` on: all of it until the arena is cut */
     td_atomic_u32 refs;
     int fd;           /* -1 in peers */
     td__owner *owner; /* NULL in peers */

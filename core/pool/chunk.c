@@ -134,7 +134,7 @@ void td__chunk_split_locked(td_pool *pool, int64_t now)
     while (td_submission_waiting(&pool->map) + pool->overflow_count < idle) {
         int64_t left_ns;
         td_task *longest = longest_locked(pool, now, &left_ns);
-        td_task *part = left_ns / 2 >= WORTH_SPLITTING_NS ? cut_locked(longest, true) : NULL;
+        td_task *part = longest != NULL && left_ns / 2 >= WORTH_SPLITTING_NS ? cut_locked(longest, true) : NULL;
         later = longest != NULL;
         if (part == NULL)
             break;

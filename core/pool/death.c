@@ -121,7 +121,7 @@ static void lose_locked(td_pool *pool, uint32_t worker, uint32_t index, struct t
     task->timing.worker_pid = obituary->death.pid;
     task->timing.started_ns = (int64_t)td_atomic_load_relaxed(&pool->map.slots[index].started_ns);
     if (task->chunk) {
-        td__chunk_lost_locked(task, &pool->map.slots[index], pool->members[worker].arena, obituary);
+        td__chunk_lost_locked(task, &pool->map.slots[index], &pool->members[worker], obituary);
         return;
     }
     const uint64_t position = td_atomic_load_relaxed(&task->position);
@@ -235,6 +235,7 @@ void td__death_locked(td_pool *pool, uint32_t worker, int status)
     const bool lost = settle_locked(pool, worker, obituary);
     pool->death_count += noted && (lost || (!left && member->pid > 0));
     free_kept_locked(pool, member);
+    td_arena_cut(member->arena, member->results_end);
     const struct td_member gone = *member;
     td__member_clear_locked(pool, worker);
     td_doorbell_wake_workers(&pool->map); /* it may have been counted on (doorbell.h, crash) */

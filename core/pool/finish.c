@@ -44,23 +44,32 @@ static void keep_args_locked(td_pool *pool, struct td_member *member, td_task *t
     args->kept = true;
 }
 
-/* Takes the reply over. TD_EPROTO when the worker's words don't hold. */
-static td_status take_result(td_task *task, const struct td_slot *slot, td_arena *arena)
+td_status td__take_block_locked(td_task *task, struct td_member *member, uint64_t ref, uint64_t bytes)
 {
-    task->result_bytes = slot->result_bytes;
-    if (slot->result_ref == 0) {
-        if (slot->result_bytes > TD_INLINE_RESULT)
-            return TD_EPROTO;
-        memcpy(task->inline_bytes.result, slot->result, slot->result_bytes);
-        return TD_OK;
-    }
     void *data;
-    const td_status status = td_arena_peek(arena, slot->result_ref, slot->result_bytes, &data);
+    const td_status status = td_arena_peek(member->arena, ref, bytes, &data);
     if (status != TD_OK)
         return status;
-    task->result_ref = slot->result_ref;
-    task->arena = td_arena_ref(arena);
-    td_atomic_fetch_add_relaxed(&task->pool->result_bytes, task->result_bytes);
+    const uint64_t end = td_ref_offset(ref) + bytes;
+    if (end > member->results_end)
+        member->results_end = end;
+    task->result_ref = ref;
+    task->result_bytes = bytes;
+    task->arena = td_arena_ref(member->arena);
+    td_atomic_fetch_add_relaxed(&task->pool->result_bytes, bytes);
+    return TD_OK;
+}
+
+/* Takes the reply over. TD_EPROTO when the worker's words don't hold. */
+static td_status take_result_locked(td_task *task, const struct td_slot *slot, struct td_member *member)
+{
+    const uint64_t bytes = slot->result_bytes;
+    if (slot->result_ref != 0)
+        return td__take_block_locked(task, member, slot->result_ref, bytes);
+    if (bytes > TD_INLINE_RESULT)
+        return TD_EPROTO;
+    memcpy(task->inline_bytes.result, slot->result, bytes);
+    task->result_bytes = bytes;
     return TD_OK;
 }
 
@@ -86,7 +95,7 @@ void td__finish_slot_locked(td_pool *pool, uint32_t worker, uint32_t index)
     if ((slot->reply_flags & TD_SLOT_KEEP_ARGS) != 0)
         keep_args_locked(pool, member, task);
     enum td_task_state state = verdict(task, slot);
-    if (take_result(task, slot, member->arena) != TD_OK) {
+    if (take_result_locked(task, slot, member) != TD_OK) {
         state = TD_TASK_BROKEN;
         snprintf(pool->broken_reason, sizeof pool->broken_reason,
                  "worker %d sent a result that failed its checks; it was killed", member->pid);

@@ -144,19 +144,20 @@ enum td_member_state {
 struct td_member {
     enum td_member_state state;
     int32_t pid;
-    int pidfd;      /* -1: not to be had */
-    int lifeline;   /* the parent's end */
-    int stack_fd;   /* where its faulthandler writes */
-    int channel;    /* its own (TD_START_SINGLE), else -1 */
-    bool orphan;    /* its zygote is gone, and with it the one who could tell its exit code */
-    bool watched;   /* its pidfd, or where there is none its lifeline, is with the native thread */
-    int condemned;  /* SIGKILL or SIGTERM that we sent ourselves, or will once there is a way to reach it; else 0 */
+    int pidfd;    /* -1: not to be had */
+    int lifeline; /* the parent's end */
+    int stack_fd; /* where its faulthandler writes */
+    int channel;  /* its own (TD_START_SINGLE), else -1 */
+    bool orphan;  /* its zygote is gone, and with it the one who could tell its exit code */
+    bool watched; /* its pidfd, or where there is none its lifeline, is with the native thread */
+    int condemned; /* SIGKILL or SIGTERM that we sent ourselves, or will once there is a way to reach it; else 0 */
     int64_t ordered_ns, born_ns;
     int64_t kill_at_ns;         /* TD_FOREVER: no force is under way */
     uint64_t kill_position;     /* the task that the kill is meant for; 0: whatever it runs */
     uint32_t kill_slot;         /* of that task */
     struct td_context *context; /* what it was ordered with, until it has read it; holds a use */
     td_arena *arena;            /* its results */
+    uint64_t results_end;       /* no result that was taken over reaches beyond this offset */
     uint64_t *kept;             /* refs of argument blocks it holds on to */
     uint32_t kept_count, kept_capacity;
 };
@@ -255,6 +256,8 @@ void td__member_drain_locked(td_pool *pool, uint32_t worker);
 void td__member_drain_all_locked(td_pool *pool);
 /* Has a worker reported something that was not taken yet? Without the lock. */
 bool td__pool_waits(const td_pool *pool);
+/* Makes a block of the worker's arena the task's result. TD_EPROTO: there is no such block. */
+td_status td__take_block_locked(td_task *task, struct td_member *member, uint64_t ref, uint64_t bytes);
 /* A slot that its worker marked DONE. */
 void td__finish_slot_locked(td_pool *pool, uint32_t worker, uint32_t slot);
 /* Gives the task's slot back; the word must be the parent's to write. */
@@ -267,7 +270,8 @@ void td__chunk_expect_locked(td_pool *pool);
 /* The items of a running chunk that nobody has taken yet are CANCELLED. */
 void td__chunk_cut_locked(td_task *task);
 /* The worker died in it. Takes the obituary over. */
-void td__chunk_lost_locked(td_task *task, struct td_slot *slot, td_arena *arena, struct td_obituary *obituary);
+void td__chunk_lost_locked(td_task *task, struct td_slot *slot, struct td_member *member,
+                           struct td_obituary *obituary);
 
 /* cancel.c */
 int64_t td__timeouts_keep_locked(td_pool *pool, int64_t now);

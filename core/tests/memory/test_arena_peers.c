@@ -166,6 +166,13 @@ TD_TEST(what_a_killed_owner_lent_can_still_be_read)
     REQUIRE_OK(td_arena_peek(peer, ref, 3 * MIB, &data));
     for (uint64_t i = 0; i < 3 * MIB; i++)
         REQUIRE_EQ(((unsigned char *)data)[i], 0x42u);
+    td_arena_cut(peer, td_ref_offset(ref) + 3 * MIB); /* what is held stays, what lies behind goes */
+    CHECK_OK(td_arena_peek(peer, ref, 3 * MIB, &data));
+    CHECK_EQ(((unsigned char *)data)[3 * MIB - 1], 0x42u);
+    CHECK_STATUS(td_arena_peek(peer, ref + 64 * MIB, 1, &data), TD_EPROTO);
+    CHECK_EQ(td_arena_size(peer), size);
+    td_arena_cut(peer, size); /* never grows again */
+    CHECK_STATUS(td_arena_peek(peer, ref + 64 * MIB, 1, &data), TD_EPROTO);
     CHECK_OK(td_block_give(peer, ref)); /* nobody will sweep it; that is all right */
     td_arena_unref(peer);
     close(pipes[0]);

@@ -215,6 +215,40 @@ TD_TEST(results_outlive_their_pool)
     td_task_unref(task);
 }
 
+/* Bytes of addresses in use. */
+static uint64_t address_bytes(void)
+{
+    unsigned long long pages = 0;
+    FILE *file = fopen("/proc/self/statm", "re");
+    REQUIRE(file != NULL);
+    REQUIRE_EQ(fscanf(file, "%llu", &pages), 1);
+    fclose(file);
+    return pages * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+TD_TEST(results_of_many_dead_workers_take_few_addresses)
+{
+    enum { COUNT = 40 };
+    struct crew crew;
+    td_task *tasks[COUNT];
+    struct td_view view = {0};
+    crew_open(&crew, &(struct td_pool_config){.max_workers = 1, .max_tasks_per_worker = 1});
+    const uint64_t before = address_bytes();
+    CHECK_OK(td_pool_prestart(crew.pool, 1));
+    const uint64_t of_one = address_bytes() - before;
+    for (uint32_t i = 0; i < COUNT; i++) {
+        tasks[i] = crew_submit(&crew, &(struct op){.code = OP_BIG, .a = 1000, .b = 'a' + i});
+        CHECK_EQ(crew_wait(tasks[i]), TD_TASK_RESULT);
+    }
+    CHECK_LE(address_bytes() - before, 4 * of_one);
+    crew_close(&crew);
+    for (uint32_t i = 0; i < COUNT; i++) {
+        CHECK_OK(td_task_result(tasks[i], &view));
+        CHECK_EQ(((const char *)view.data)[999], (char)('a' + i));
+        td_task_unref(tasks[i]);
+    }
+}
+
 /* ---- Blocks for arguments ---- */
 
 static void fill_and_submit(const struct crew *crew, uint64_t bytes, const struct op *op, td_task **task)
