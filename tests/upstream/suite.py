@@ -22,8 +22,8 @@ import treadle_stand_in
 BREAKING = {"test_killed_child"}
 
 
-def load() -> tuple[dict[str, unittest.TestCase], dict[str, str]]:
-    """All tests by their ids, in their order; and the suites that are not there, with the reason."""
+def load() -> tuple[dict[str, type[unittest.TestCase]], dict[str, str]]:
+    """The classes of all tests by their ids, in their order; and the suites that are not there, with the reason."""
     loader = unittest.TestLoader()
     tests = {}
     lacking = {}
@@ -35,16 +35,20 @@ def load() -> tuple[dict[str, unittest.TestCase], dict[str, str]]:
             continue
         for case in cases:
             for test in loader.getTestCaseNames(case):
-                tests[f"{case.__module__.rpartition('.')[2]}.{case.__name__}.{test}"] = case(test)
+                tests[f"{case.__module__.rpartition('.')[2]}.{case.__name__}.{test}"] = case
     return tests, lacking
+
+
+def name_of(test: unittest.TestCase) -> str:
+    """Our id of a test; empty for what stands for a whole class or module."""
+    return ".".join(test.id().split(".")[-3:]) if isinstance(test, unittest.TestCase) else ""
 
 
 class Lines(unittest.TestResult):
     """A line for each start and each end."""
 
-    def __init__(self, ids: dict[unittest.TestCase, str], seconds: float, report: str) -> None:
+    def __init__(self, seconds: float, report: str) -> None:
         super().__init__()
-        self.ids = ids
         self.seconds = seconds
         self.lines = open(report, "w", buffering=1)  # noqa: SIM115 - until the process ends
         self.outcome = ("", "")
@@ -56,16 +60,16 @@ class Lines(unittest.TestResult):
         super().startTest(test)
         self.watch()
         self.outcome = ("passed", "")
-        name = test.id().rpartition(".")[2]
-        treadle_stand_in.on_worker_death = "break" if name in BREAKING else "heal"
+        breaking = test.id().rpartition(".")[2] in BREAKING
+        treadle_stand_in.on_worker_death = "break" if breaking else "heal"
         os.environ.pop(treadle_stand_in.NO_CONTEXT, None)
         if getattr(test, "no_context", False):
             os.environ[treadle_stand_in.NO_CONTEXT] = "1"
-        self.write(self.ids[test], "started", "")
+        self.write(name_of(test), "started", "")
 
     def stopTest(self, test: unittest.TestCase) -> None:
         super().stopTest(test)
-        self.write(self.ids[test], *self.outcome)
+        self.write(name_of(test), *self.outcome)
         self.watch()
 
     def write(self, test: str, outcome: str, text: str) -> None:
@@ -73,7 +77,7 @@ class Lines(unittest.TestResult):
 
     def end(self, test: unittest.TestCase, outcome: str, text: str) -> None:
         self.outcome = (outcome, text)
-        if test not in self.ids:
+        if not name_of(test):
             self.write("", outcome, text)
 
     def addSkip(self, test: unittest.TestCase, reason: str) -> None:
@@ -102,10 +106,12 @@ def main() -> int:
         json.dump([list(tests), lacking], sys.stdout)
         return 0
     seconds, report, *names = arguments
-    chosen = {tests[name]: name for name in names}
-    result = Lines(chosen, float(seconds), report)
+    result = Lines(float(seconds), report)
     result.watch()
-    unittest.TestSuite(chosen).run(result)
+    # A suite drops each test that has run, and with it what the test made; but the last only when it returns, so it
+    # is in another, which cleans up after the module.
+    inner = unittest.TestSuite(tests[name](name.rpartition(".")[2]) for name in names)
+    unittest.TestSuite([inner]).run(result)
     return 0
 
 
