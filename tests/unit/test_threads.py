@@ -12,7 +12,6 @@ import weakref
 from concurrent.futures.thread import BrokenThreadPool
 
 import pytest
-
 import treadle
 
 
@@ -138,9 +137,7 @@ def test_serves_as_asyncios_default_executor() -> None:
 
 def test_work_is_finished_at_interpreter_exit() -> None:
     program = (
-        "import treadle, threading\n"
-        "pool = treadle.ThreadPoolExecutor(1)\n"
-        "for i in range(100): pool.submit(print, i)\n"
+        "import treadle, threading\npool = treadle.ThreadPoolExecutor(1)\nfor i in range(100): pool.submit(print, i)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.stderr == "" and done.stdout.split() == [str(i) for i in range(100)]
