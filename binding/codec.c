@@ -16,12 +16,11 @@ PyObject *tb_codec_import(PyObject **slot, const char *module, const char *attri
     return *slot;
 }
 
-int tb_codec_corrupt(struct tb_codec *codec, const char *what)
+void tb_codec_raise_corrupt(struct tb_codec *codec, const char *what)
 {
     PyObject *type = tb_codec_import(&codec->corrupt_data, "treadle._errors", "CorruptData");
     if (type != NULL)
         PyErr_Format(type, "data from another process failed a check: %s", what);
-    return -1;
 }
 
 /* ---- A room in bytes objects ------------------------------------------------------------------------------ */
@@ -228,7 +227,8 @@ int tb_codec_init(PyObject *module, struct tb_codec *codec)
     X(span_type)                                                                                               \
     X(watch_type)                                                                                              \
     X(birth_type)                                                                                              \
-    X(dump_call) X(dump_result) X(loads) X(load_function) X(dump_exception) X(load_exception) X(cannot_load)   \
+    X(dump_call)                                                                                               \
+    X(dump_result) X(loads) X(load_function) X(dump_exception) X(load_exception) X(cannot_load)                \
         X(corrupt_data) X(buffers_keyword)
 
 int tb_codec_traverse(struct tb_codec *codec, visitproc visit, void *arg)

@@ -8,7 +8,12 @@
 PyObject *tb_codec_import(PyObject **slot, const char *module, const char *attribute);
 
 /* Sets CorruptData. Returns -1. */
-int tb_codec_corrupt(struct tb_codec *codec, const char *what);
+void tb_codec_raise_corrupt(struct tb_codec *codec, const char *what);
+static inline int tb_codec_corrupt(struct tb_codec *codec, const char *what)
+{
+    tb_codec_raise_corrupt(codec, what);
+    return -1;
+}
 
 /* What loading raised becomes an error that says so; what only passes through (Ctrl-C, a cancelled task) stays.
  * Returns NULL. */

@@ -558,8 +558,8 @@ static uint64_t chunk_write_aligned(const struct tb_chunk *chunk, uint8_t *at, b
             memcpy(at + start, chunk->data + item->offset, item->len);
         } else {
             struct pickled p = {.pair = item->pair};
-            (void)pickled_measure(&p); /* it succeeded at append, and the buffers are held since */
-            pickled_write(&p, at + start);
+            if (pickled_measure(&p) == 0) /* as it did at append: the buffers are held since */
+                pickled_write(&p, at + start);
         }
         end = start + item->len;
     }

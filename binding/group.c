@@ -266,7 +266,7 @@ static PyObject *completed_next_locked(struct completed *iterator)
         completed_end(iterator);
         return NULL;
     }
-    struct tb_future *future;
+    struct tb_future *future = NULL;
     iterator->waiting = true;
     int popped = pop_future(iterator->state, iterator->group, iterator->deadline_ns, &future);
     iterator->waiting = false;

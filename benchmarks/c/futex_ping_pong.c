@@ -40,10 +40,10 @@ int main(int argc, char **argv)
     td_atomic_u32 *turn = mmap(NULL, sizeof *turn, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     int64_t *times_ns = calloc((size_t)trips, sizeof *times_ns);
     if (turn == MAP_FAILED || !times_ns)
-        return 1;
+        exit(1);
     pid_t child = fork();
     if (child < 0)
-        return 1;
+        exit(1);
     if (child == 0) {
         for (long i = 0; i < trips; i++) {
             await(turn, CHILD);

