@@ -237,7 +237,7 @@ class Reducers:
             return repr(value)
         if isinstance(value, ModuleType):
             return value.__name__
-        if isinstance(value, (type, FunctionType, Cached)) and is_by_name(value, main_by_reference):
+        if _is_definition(value) and is_by_name(value, main_by_reference):
             return f"{value.__module__}:{value.__qualname__}"
         if isinstance(value, type):
             return _class_digest(value)
@@ -333,6 +333,11 @@ def plain_annotations(function: FunctionType) -> dict[str, Any]:
         return {name: item for name, item in function.__annotations__.items() if not mentions_unfindable(plain(item))}
     except Exception:  # names that are not there yet (Python 3.14 evaluates late), or what can't be pickled
         return {}
+
+
+def _is_definition(value: Any) -> bool:
+    """Has it a name of its own, in its module?"""
+    return isinstance(value, (type, FunctionType, Cached))
 
 
 def _class_digest(cls: type) -> object:

@@ -29,20 +29,20 @@ class Full(Reducers, cloudpickle.Pickler):  # type: ignore[misc]
         self.shared = shared
         self.spaces = {}
 
-    def reducer_override(self, thing: Any) -> Any:
+    def reducer_override(self, obj: Any) -> Any:
         """Called by the pickler for all but the simplest types."""
-        if type(thing) is Space:
-            return space_of, (thing.name,)
-        reduced = self.reduce_special(thing)
+        if type(obj) is Space:
+            return space_of, (obj.name,)
+        reduced = self.reduce_special(obj)
         if reduced is None:
             return NotImplemented
         if reduced is not MISSING:
             return reduced
-        if isinstance(thing, type):
-            return self.reduce_class(thing)
-        if isinstance(thing, typing.TypeVar) and is_homeless(thing):
-            return cloudpickle._make_typevar, cloudpickle._decompose_typevar(thing)
-        return super().reducer_override(thing)
+        if isinstance(obj, type):
+            return self.reduce_class(obj)
+        if isinstance(obj, typing.TypeVar) and is_homeless(obj):
+            return cloudpickle._make_typevar, cloudpickle._decompose_typevar(obj)
+        return super().reducer_override(obj)
 
     def reduce_class(self, cls: type) -> Any:
         """A class by name, or as cloudpickle makes it, bound in its module where it was."""

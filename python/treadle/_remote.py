@@ -91,8 +91,7 @@ def shell(group: BaseExceptionGroup[Any]) -> BaseExceptionGroup[Any]:
     except MemoryError:
         raise
     except Exception:
-        plain = ExceptionGroup if isinstance(group, ExceptionGroup) else BaseExceptionGroup
-        return plain(group.message, [member])
+        return BaseExceptionGroup(group.message, [member])  # an ExceptionGroup, where the member allows it
 
 
 def notes(error: BaseException) -> list[str] | None:
