@@ -222,14 +222,22 @@ int tb_codec_init(PyObject *module, struct tb_codec *codec)
 }
 
 /* Every reference of a codec, for the collector. */
-#define CODEC_FIELDS(X)                                                                                        \
-    X(lease_type)                                                                                              \
-    X(span_type)                                                                                               \
-    X(watch_type)                                                                                              \
-    X(birth_type)                                                                                              \
-    X(dump_call)                                                                                               \
-    X(dump_result) X(loads) X(load_function) X(dump_exception) X(load_exception) X(cannot_load)                \
-        X(corrupt_data) X(buffers_keyword)
+/* clang-format off */
+#define CODEC_FIELDS(X) \
+    X(lease_type) \
+    X(span_type) \
+    X(watch_type) \
+    X(birth_type) \
+    X(dump_call) \
+    X(dump_result) \
+    X(loads) \
+    X(load_function) \
+    X(dump_exception) \
+    X(load_exception) \
+    X(cannot_load) \
+    X(corrupt_data) \
+    X(buffers_keyword)
+/* clang-format on */
 
 int tb_codec_traverse(struct tb_codec *codec, visitproc visit, void *arg)
 {

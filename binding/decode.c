@@ -357,6 +357,7 @@ PyObject *tb_decode_call_objects(struct tb_codec *codec, const void *data, uint6
     if (args == NULL || kwargs == NULL)
         goto done;
     for (Py_ssize_t i = 0; i < a.nargs; i++)
+        /* NOLINTNEXTLINE(clang-analyzer-core.CallAndMessage): arguments_read made `count` values, all of them */
         PyTuple_SET_ITEM(args, i, Py_NewRef(a.values[1 + i]));
     for (Py_ssize_t i = a.nargs; i < a.count; i++)
         if (PyDict_SetItem(kwargs, PyTuple_GET_ITEM(a.kwnames, i - a.nargs), a.values[1 + i]) < 0)

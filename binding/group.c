@@ -99,8 +99,10 @@ static int pop_future(struct tb_state *state, td_group *group, int64_t deadline_
         }
         if (status == TD_ETIMEDOUT)
             return 0;
-        if (status != TD_EINTR)
-            return tb_raise_status(state, status, NULL);
+        if (status != TD_EINTR) {
+            (void)tb_raise_status(state, status, NULL);
+            return -1;
+        }
         if (PyErr_CheckSignals() < 0)
             return -1;
     }
@@ -266,7 +268,7 @@ static PyObject *completed_next_locked(struct completed *iterator)
         completed_end(iterator);
         return NULL;
     }
-    struct tb_future *future = NULL;
+    struct tb_future *future;
     iterator->waiting = true;
     int popped = pop_future(iterator->state, iterator->group, iterator->deadline_ns, &future);
     iterator->waiting = false;
