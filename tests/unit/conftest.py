@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -35,7 +36,7 @@ def play_worker(source: str, *payloads: bytes) -> Any:
     program = "import json, sys\nfrom treadle import _travel, _byvalue\n"
     program += f"payloads = {list(payloads)!r}\nload = _travel.load_function\n"
     program += textwrap.dedent(source) + "\nprint(json.dumps(result))\n"
-    path = {"PYTHONPATH": ":".join(entry for entry in sys.path if entry)}
+    path = {**os.environ, "PYTHONPATH": ":".join(entry for entry in sys.path if entry)}
     done = subprocess.run([sys.executable, "-c", program], env=path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
