@@ -260,7 +260,7 @@ class ProcessPoolExecutor(_engine.Executor, Executor):
 
         Args:
             wait: Return when everything is done and all processes are gone, rather than at once.
-            cancel_futures: Cancel what has not begun to run.
+            cancel_futures: Cancel what no worker has begun, or is about to begin.
 
         Ctrl-C while it waits cancels the running tasks as well, and all processes are gone within a second.
         """

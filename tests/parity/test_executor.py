@@ -282,6 +282,14 @@ def test_shutdown_cancels_what_is_queued(make_pool: Any, meeting: Callable[[], A
     assert queued[-1].cancelled()
 
 
+def test_what_is_about_to_begin_is_not_cancelled(make_pool: Any) -> None:
+    pool = make_pool(1)
+    futures = [pool.submit(multiply, i) for i in range(50)]
+    pool.shutdown(cancel_futures=True)
+    assert all(future.done() for future in futures)
+    assert futures[0].result() == 0
+
+
 def test_leaving_the_with_block_waits(make_pool: Any) -> None:
     with make_pool(2) as pool:
         futures = [pool.submit(multiply, i) for i in range(10)]
