@@ -36,6 +36,9 @@ class Counts:
 # No run of one of the two takes so long, whatever the sanitizer.
 LIMIT_S = 1800.0
 
+# What runs aarch64 programs (tools/aarch64-linux-gnu.ini), for those tests that start themselves again.
+EMULATOR = "qemu-aarch64 -L /usr/aarch64-linux-gnu"
+
 # The closing line of the C harness (core/tests/harness.h): a program holds many tests.
 CLOSING = re.compile(r"(?m)^(\d+) passed, (\d+) failed, (\d+) skipped$")
 
@@ -138,7 +141,7 @@ def main() -> int:
     environment = dict(os.environ, **sanitizer_environment(arguments.sanitizer))
     if arguments.emulated:
         arguments.c_test = arguments.c_test or read_emulated(repository() / "core" / "tests" / "emulated.txt")
-        environment.update(TREADLE_TEST_SECONDS="240", TREADLE_TEST_FACTOR="0.1")
+        environment.update(TREADLE_TEST_SECONDS="240", TREADLE_TEST_FACTOR="0.1", TREADLE_TEST_EMULATOR=EMULATOR)
     total = Counts()
     if arguments.only != "python":
         total.add(run_c(arguments.build, arguments.c_test, environment))

@@ -22,6 +22,7 @@
 #include <sched.h>
 #include <setjmp.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #include "base/clock.h"
 #include "loop/drain.h"
@@ -449,8 +450,19 @@ TEST_UNUSED static void crew_play_role(int argc, char **argv)
 
 /* ---- In the test --------------------------------------------------------------------------------------------- */
 
+/* The command that runs this program where the machine is emulated; NULL where it isn't. */
+static const char *crew_emulator(void)
+{
+    const char *emulator = getenv("TREADLE_TEST_EMULATOR");
+    return emulator != NULL && emulator[0] != '\0' ? emulator : NULL;
+}
+
 TEST_UNUSED static void crew_make_board(struct crew *crew)
 {
+    /* An emulator keeps books of every page that is mapped: small arenas, please. */
+    const struct rlimit small = {.rlim_cur = 256 << 20, .rlim_max = 256 << 20};
+    if (crew_emulator() != NULL)
+        setrlimit(RLIMIT_FSIZE, &small);
     crew->board_fd = memfd_create("board", MFD_CLOEXEC);
     REQUIRE(crew->board_fd >= 0);
     REQUIRE_EQ(ftruncate(crew->board_fd, sizeof *crew_board), 0);
@@ -460,13 +472,22 @@ TEST_UNUSED static void crew_make_board(struct crew *crew)
 
 static void crew_launch_as(struct crew *crew, const char *role)
 {
-    char board[64];
-    static char options[256];
+    char board[64], options[256], path[256], self[PATH_MAX], wrapper[256];
+    const char *argv[16], *sanitizer = getenv("ASAN_OPTIONS"), *paths = getenv("PATH");
+    size_t words = 0;
     snprintf(board, sizeof board, "CREW_BOARD=/proc/%d/fd/%d", (int)getpid(), crew->board_fd);
-    const char *sanitizer = getenv("ASAN_OPTIONS");
     snprintf(options, sizeof options, "ASAN_OPTIONS=%s", sanitizer != NULL ? sanitizer : "");
-    const char *const argv[] = {"/proc/self/exe", role, NULL};
-    const char *const envp[] = {board, options, NULL};
+    snprintf(path, sizeof path, "PATH=%s", paths != NULL ? paths : "");
+    snprintf(wrapper, sizeof wrapper, "%s", crew_emulator() != NULL ? crew_emulator() : "");
+    for (char *word = strtok(wrapper, " "); word != NULL && words < 12; word = strtok(NULL, " "))
+        argv[words++] = word;
+    const ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
+    REQUIRE(length > 0);
+    self[length] = '\0';
+    argv[words++] = self;
+    argv[words++] = role;
+    argv[words] = NULL;
+    const char *const envp[] = {board, options, path, NULL};
     REQUIRE_OK(td_pool_set_launch(crew->pool, argv, envp));
 }
 

@@ -316,6 +316,8 @@ TD_TEST(a_live_pool_is_inert_in_a_forked_child_and_its_own_pool_works)
 {
     struct crew crew;
     struct td_view view = {0};
+    if (crew_emulator() != NULL)
+        SKIP("the emulator does not survive a fork while threads run");
     crew_open(&crew, &(struct td_pool_config){.max_workers = 2});
     td_task *done = crew_submit(&crew, &(struct op){.code = OP_BIG, .a = 4096, .b = 'x'});
     crew_wait(done);
@@ -379,6 +381,8 @@ TD_TEST(forks_at_any_moment_leave_parent_and_child_whole)
     struct crew crew;
     pthread_t forker;
     td_atomic_u32 stop;
+    if (crew_emulator() != NULL)
+        SKIP("the emulator does not survive a fork while threads run");
     td_atomic_init(&stop, 0);
     crew_open(&crew, &(struct td_pool_config){.max_workers = 2, .max_tasks_per_worker = 50});
     REQUIRE_EQ(pthread_create(&forker, NULL, fork_now_and_then, &stop), 0);
@@ -412,6 +416,8 @@ static void live_until_killed(const struct td_pool_config *config, int tell)
 
 TD_TEST(a_killed_parent_takes_workers_and_zygote_along)
 {
+    if (crew_emulator() != NULL)
+        SKIP("orphans of an emulated process are not handed to their subreaper");
     for (int start = TD_START_SHARED; start <= TD_START_SINGLE; start++) {
         int ends[2];
         int32_t pids[3];
