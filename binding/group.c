@@ -84,28 +84,13 @@ static int join_group(struct tb_state *state, td_group *group, PyObject *pending
 /* The next future of the group that completes, borrowed (pending holds it). 1; 0: the deadline passed; -1. */
 static int pop_future(struct tb_state *state, td_group *group, int64_t deadline_ns, struct tb_future **future)
 {
-    for (;;) {
-        td_task *task = NULL;
-        td_status status = td_group_pop_until(group, 0, &task);
-        if (status == TD_ETIMEDOUT && deadline_ns != 0) {
-            Py_BEGIN_ALLOW_THREADS;
-            status = td_group_pop_until(group, deadline_ns, &task);
-            Py_END_ALLOW_THREADS;
-        }
-        if (status == TD_OK) {
-            *future = (struct tb_future *)(uintptr_t)td_task_tag(task);
-            td_task_unref(task);
-            return 1;
-        }
-        if (status == TD_ETIMEDOUT)
-            return 0;
-        if (status != TD_EINTR) {
-            (void)tb_raise_status(state, status, NULL);
-            return -1;
-        }
-        if (PyErr_CheckSignals() < 0)
-            return -1;
+    td_task *task = NULL;
+    const int popped = tb_group_pop(state, NULL, group, deadline_ns, &task);
+    if (popped > 0) {
+        *future = (struct tb_future *)(uintptr_t)td_task_tag(task);
+        td_task_unref(task);
     }
+    return popped;
 }
 
 /* ---- wait() ---------------------------------------------------------------------------------------------------------- */

@@ -210,27 +210,10 @@ static void prune_flights(struct tb_map *map)
 /* 1: popped into part; 0: the deadline passed; -1. */
 static int pop_group(struct tb_map *map, int64_t deadline_ns)
 {
-    td_group *group = map->group;
-    for (;;) {
-        td_task *task = NULL;
-        td_status status = td_group_pop_until(group, 0, &task);
-        if (status == TD_ETIMEDOUT && deadline_ns != 0) {
-            Py_BEGIN_ALLOW_THREADS;
-            status = td_group_pop_until(group, deadline_ns, &task);
-            Py_END_ALLOW_THREADS;
-        }
-        if (status == TD_OK) {
-            map->part = task;
-            map->tasks_out--;
-            return 1;
-        }
-        if (status == TD_ETIMEDOUT)
-            return 0;
-        if (status != TD_EINTR)
-            return tb_raise_status(map->state, status, map->handle->pool);
-        if (PyErr_CheckSignals() < 0)
-            return -1;
-    }
+    const int popped = tb_group_pop(map->state, map->handle->pool, map->group, deadline_ns, &map->part);
+    if (popped > 0)
+        map->tasks_out--;
+    return popped;
 }
 
 /* In the order of completion. */

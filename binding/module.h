@@ -63,14 +63,25 @@ PyObject *tb_task_exception(struct tb_state *state, const td_task *task, td_pool
 /* An exception made by a function of treadle._errors: a new reference or NULL. The format is Py_BuildValue's, of a tuple. */
 PyObject *tb_call_errors(struct tb_state *state, const char *function, const char *format, ...);
 
+/* ---- wait.c ----------------------------------------------------------------------------------------------- */
+
 /* Seconds (None: forever) to an absolute deadline; a number that is not positive has passed. -1 with an exception. */
 int tb_deadline(PyObject *seconds, int64_t *deadline_ns);
 /* Seconds (None: none) to nanoseconds for the engine, at least 1. what names the argument in errors. */
 int tb_duration(PyObject *seconds, const char *what, int64_t *ns);
 
-/* Waits for a task without the GIL. 1: final; 0: the deadline passed; -1: an exception (a signal's handler's).
- * The caller holds a reference to the task. */
+/* One of the engine's waits. */
+typedef td_status tb_wait(void *subject, int64_t deadline_ns);
+
+/* Waits without the GIL. 1: done; 0: the deadline passed; -1: an exception (a signal's handler's, or the status's,
+ * for which pool may be NULL). The caller keeps the subject. */
+int tb_wait_until(struct tb_state *state, td_pool *pool, tb_wait *wait, void *subject, int64_t deadline_ns);
+/* The same, but for what is done at once: that keeps the GIL. */
+int tb_poll_or_wait(struct tb_state *state, td_pool *pool, tb_wait *wait, void *subject, int64_t deadline_ns);
+/* Waits until a task is final. The caller holds a reference to it. */
 int tb_task_wait(struct tb_state *state, td_task *task, int64_t deadline_ns);
+/* Waits for a task of the group that is final: a reference. */
+int tb_group_pop(struct tb_state *state, td_pool *pool, td_group *group, int64_t deadline_ns, td_task **task);
 
 static inline bool tb_is_final(enum td_task_state state)
 {

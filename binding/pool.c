@@ -37,44 +37,25 @@ static PyType_Spec handle_spec = {
     .slots = handle_slots,
 };
 
-/* ---- Waits ---------------------------------------------------------------------------------------------------- */
-
-typedef td_status pool_wait(td_pool *pool, int64_t deadline_ns);
-
-/* 1: done; 0: the deadline passed; -1. */
-static int wait_without_gil(struct tb_state *state, td_pool *pool, pool_wait *wait, int64_t deadline_ns)
-{
-    for (;;) {
-        td_status status;
-        Py_BEGIN_ALLOW_THREADS;
-        status = wait(pool, deadline_ns);
-        Py_END_ALLOW_THREADS;
-        if (status == TD_OK)
-            return 1;
-        if (status == TD_ETIMEDOUT)
-            return 0;
-        if (status != TD_EINTR)
-            return tb_raise_status(state, status, pool);
-        if (PyErr_CheckSignals() < 0)
-            return -1;
-    }
-}
-
 /* ---- Blocks for arguments -------------------------------------------------------------------------------------- */
+
+struct request {
+    td_pool *pool;
+    uint64_t bytes;
+    struct td_block *out;
+};
+
+static td_status wait_for_block(void *subject, int64_t deadline_ns)
+{
+    const struct request *request = subject;
+    return td_pool_block_until(request->pool, request->bytes, deadline_ns, request->out);
+}
 
 static int room_take(void *ctx, uint64_t bytes, struct td_block *out)
 {
     const struct tb_pool_room *room = ctx;
-    td_status status = td_pool_block_until(room->pool, bytes, 0, out);
-    int64_t deadline_ns = TD_FOREVER;
-    while (status == TD_ETIMEDOUT || status == TD_EINTR) {
-        if (status == TD_EINTR && PyErr_CheckSignals() < 0)
-            return -1;
-        Py_BEGIN_ALLOW_THREADS;
-        status = td_pool_block_until(room->pool, bytes, deadline_ns, out);
-        Py_END_ALLOW_THREADS;
-    }
-    return status == TD_OK ? 0 : tb_raise_status(room->state, status, room->pool);
+    struct request request = {room->pool, bytes, out};
+    return tb_poll_or_wait(room->state, room->pool, wait_for_block, &request, TD_FOREVER) < 0 ? -1 : 0;
 }
 
 static void room_drop(void *ctx, struct td_block *block)
@@ -279,8 +260,18 @@ PyObject *tb_pool_close(PyObject *self, PyObject *args)
     return none_or_raise(self, handle, status == TD_EBROKEN ? TD_OK : status);
 }
 
+static td_status wait_for_end(void *pool, int64_t deadline_ns)
+{
+    return td_pool_join_until(pool, deadline_ns);
+}
+
+static td_status wait_for_idleness(void *pool, int64_t deadline_ns)
+{
+    return td_pool_idle_until(pool, deadline_ns);
+}
+
 /* 1: done, or there is no pool; 0: the deadline passed; -1. */
-static int wait_for_pool(PyObject *self, PyObject *args, pool_wait *wait)
+static int wait_for_pool(PyObject *self, PyObject *args, tb_wait *wait)
 {
     struct tb_executor *executor = (struct tb_executor *)self;
     PyObject *timeout = Py_None;
@@ -290,7 +281,7 @@ static int wait_for_pool(PyObject *self, PyObject *args, pool_wait *wait)
     struct tb_handle *handle = tb_executor_handle(executor);
     if (handle == NULL)
         return 1;
-    int done = wait_without_gil(executor->state, handle->pool, wait, deadline_ns);
+    int done = tb_wait_until(executor->state, handle->pool, wait, handle->pool, deadline_ns);
     Py_DECREF((PyObject *)handle);
     return done;
 }
@@ -299,7 +290,7 @@ static int wait_for_pool(PyObject *self, PyObject *args, pool_wait *wait)
  * it is left here but its figures. */
 PyObject *tb_pool_join(PyObject *self, PyObject *args)
 {
-    int done = wait_for_pool(self, args, td_pool_join_until);
+    int done = wait_for_pool(self, args, wait_for_end);
     if (done > 0)
         tb_executor_end((struct tb_executor *)self);
     return done < 0 ? NULL : PyBool_FromLong(done);
@@ -308,7 +299,7 @@ PyObject *tb_pool_join(PyObject *self, PyObject *args)
 /* _idle(timeout=None): waits until nothing is queued or running; False when time ran out. */
 PyObject *tb_pool_idle(PyObject *self, PyObject *args)
 {
-    int done = wait_for_pool(self, args, td_pool_idle_until);
+    int done = wait_for_pool(self, args, wait_for_idleness);
     return done < 0 ? NULL : PyBool_FromLong(done);
 }
 

@@ -1,8 +1,6 @@
-/* status.c: the engine's outcomes as Python exceptions, its deadlines from Python's seconds, its waits without the
- * GIL. The one place that knows which exception stands for which status: the engine's own table names it.
+/* status.c: the engine's outcomes as Python exceptions. The one place that knows which exception stands for which
+ * status: the engine's own table names it.
  * Tests  tests/unit/test_future.py */
-#include <math.h>
-
 #include "base/clock.h"
 #include "module.h"
 
@@ -121,74 +119,5 @@ PyObject *tb_task_exception(struct tb_state *state, const td_task *task, td_pool
     default:
         PyErr_SetString(PyExc_SystemError, "a task without an outcome was asked for its exception");
         return NULL;
-    }
-}
-
-/* ---- Time --------------------------------------------------------------------------------------------------- */
-
-/* Nanoseconds from seconds, rounded up and saturating at TD_FOREVER; -1 with an exception for what is no number. */
-static int nanoseconds(PyObject *seconds, int64_t *ns)
-{
-    double value = PyFloat_AsDouble(seconds);
-    if (value == -1.0 && PyErr_Occurred())
-        return -1;
-    if (isnan(value)) {
-        PyErr_SetString(PyExc_ValueError, "Invalid value NaN (not a number)");
-        return -1;
-    }
-    value = ceil(value * (double)TD_NS_PER_S);
-    if (value >= (double)TD_FOREVER)
-        *ns = TD_FOREVER;
-    else if (value <= 0.0)
-        *ns = 0;
-    else
-        *ns = (int64_t)value;
-    return 0;
-}
-
-int tb_deadline(PyObject *seconds, int64_t *deadline_ns)
-{
-    int64_t ns = TD_FOREVER;
-    if (seconds != NULL && seconds != Py_None && nanoseconds(seconds, &ns) < 0)
-        return -1;
-    *deadline_ns = ns == 0 ? 0 : td_deadline_after(ns);
-    return 0;
-}
-
-int tb_duration(PyObject *seconds, const char *what, int64_t *ns)
-{
-    *ns = 0;
-    if (seconds == NULL || seconds == Py_None)
-        return 0;
-    if (nanoseconds(seconds, ns) < 0)
-        return -1;
-    if (*ns == 0) {
-        PyErr_Format(PyExc_ValueError, "%s must be None or a positive number of seconds", what);
-        return -1;
-    }
-    if (*ns == TD_FOREVER)
-        *ns = 0;
-    return 0;
-}
-
-int tb_task_wait(struct tb_state *state, td_task *task, int64_t deadline_ns)
-{
-    if (td_task_poll(task))
-        return 1;
-    if (deadline_ns == 0)
-        return 0;
-    for (;;) {
-        td_status status;
-        Py_BEGIN_ALLOW_THREADS;
-        status = td_task_wait_until(task, deadline_ns);
-        Py_END_ALLOW_THREADS;
-        if (status == TD_OK)
-            return 1;
-        if (status == TD_ETIMEDOUT)
-            return 0;
-        if (status != TD_EINTR)
-            return tb_raise_status(state, status, NULL);
-        if (PyErr_CheckSignals() < 0)
-            return -1;
     }
 }

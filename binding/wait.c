@@ -1,0 +1,116 @@
+/* wait.c: the engine's deadlines from Python's seconds, and its waits, without the GIL.
+ * Invariant  a signal's handler runs in every wait, and what it raises ends the wait.
+ * Tests  tests/unit/test_future.py, tests/unit/test_map.py, tests/fault/test_stop.py */
+#include <math.h>
+
+#include "base/clock.h"
+#include "module.h"
+
+/* ---- Time --------------------------------------------------------------------------------------------------- */
+
+/* Nanoseconds from seconds, rounded up and saturating at TD_FOREVER; -1 with an exception for what is no number. */
+static int nanoseconds(PyObject *seconds, int64_t *ns)
+{
+    double value = PyFloat_AsDouble(seconds);
+    if (value == -1.0 && PyErr_Occurred())
+        return -1;
+    if (isnan(value)) {
+        PyErr_SetString(PyExc_ValueError, "Invalid value NaN (not a number)");
+        return -1;
+    }
+    value = ceil(value * (double)TD_NS_PER_S);
+    if (value >= (double)TD_FOREVER)
+        *ns = TD_FOREVER;
+    else if (value <= 0.0)
+        *ns = 0;
+    else
+        *ns = (int64_t)value;
+    return 0;
+}
+
+int tb_deadline(PyObject *seconds, int64_t *deadline_ns)
+{
+    int64_t ns = TD_FOREVER;
+    if (seconds != NULL && seconds != Py_None && nanoseconds(seconds, &ns) < 0)
+        return -1;
+    *deadline_ns = ns == 0 ? 0 : td_deadline_after(ns);
+    return 0;
+}
+
+int tb_duration(PyObject *seconds, const char *what, int64_t *ns)
+{
+    *ns = 0;
+    if (seconds == NULL || seconds == Py_None)
+        return 0;
+    if (nanoseconds(seconds, ns) < 0)
+        return -1;
+    if (*ns == 0) {
+        PyErr_Format(PyExc_ValueError, "%s must be None or a positive number of seconds", what);
+        return -1;
+    }
+    if (*ns == TD_FOREVER)
+        *ns = 0;
+    return 0;
+}
+
+/* ---- Waits ---------------------------------------------------------------------------------------------------- */
+
+int tb_wait_until(struct tb_state *state, td_pool *pool, tb_wait *wait, void *subject, int64_t deadline_ns)
+{
+    for (;;) {
+        td_status status;
+        Py_BEGIN_ALLOW_THREADS;
+        status = wait(subject, deadline_ns);
+        Py_END_ALLOW_THREADS;
+        if (status == TD_OK)
+            return 1;
+        if (status == TD_ETIMEDOUT)
+            return 0;
+        if (status != TD_EINTR)
+            return tb_raise_status(state, status, pool);
+        if (PyErr_CheckSignals() < 0)
+            return -1;
+    }
+}
+
+int tb_poll_or_wait(struct tb_state *state, td_pool *pool, tb_wait *wait, void *subject, int64_t deadline_ns)
+{
+    const td_status status = wait(subject, 0);
+    if (status == TD_OK)
+        return 1;
+    if (status == TD_ETIMEDOUT && deadline_ns == 0)
+        return 0;
+    return tb_wait_until(state, pool, wait, subject, deadline_ns);
+}
+
+static td_status wait_for_task(void *task, int64_t deadline_ns)
+{
+    return td_task_wait_until(task, deadline_ns);
+}
+
+int tb_task_wait(struct tb_state *state, td_task *task, int64_t deadline_ns)
+{
+    if (td_task_poll(task))
+        return 1;
+    return deadline_ns != 0 ? tb_wait_until(state, NULL, wait_for_task, task, deadline_ns) : 0;
+}
+
+struct pop {
+    td_group *group;
+    td_task *task;
+};
+
+static td_status pop_group(void *subject, int64_t deadline_ns)
+{
+    struct pop *pop = subject;
+    return td_group_pop_until(pop->group, deadline_ns, &pop->task);
+}
+
+int tb_group_pop(struct tb_state *state, td_pool *pool, td_group *group, int64_t deadline_ns, td_task **task)
+{
+    struct pop pop = {.group = group};
+    const int popped = tb_poll_or_wait(state, pool, pop_group, &pop, deadline_ns);
+    if (popped > 0)
+        *task = pop.task;
+    return popped;
+}
