@@ -1,4 +1,4 @@
-"""What every Python test gets: a deadline, a printed seed, and a check that it leaves nothing behind.
+"""What every Python test gets: a deadline, a printed seed, meetings with its tasks, a check that it leaves nothing.
 
 A folder's own conftest.py adds kinds of things to the check by the hook `pytest_leak_kinds`:
 
@@ -110,6 +110,31 @@ def rng(request: pytest.FixtureRequest) -> random.Random:
 def stress_n(request: pytest.FixtureRequest) -> int:
     """How often a stress test repeats its work: --stress-n."""
     return int(request.config.getoption("--stress-n"))
+
+
+# --- meetings
+
+
+class Meeting:
+    """A task and its test meet: each waits until the other is there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        os.mkfifo(path)
+
+    def in_task(self) -> None:
+        with open(self.path, "w"):
+            pass
+
+    def in_test(self) -> None:
+        with open(self.path):
+            pass
+
+
+@pytest.fixture
+def meeting(tmp_path: Path) -> Callable[[], Meeting]:
+    numbers = iter(range(1000))
+    return lambda: Meeting(tmp_path / f"meeting-{next(numbers)}")
 
 
 # --- leaks

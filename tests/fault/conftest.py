@@ -14,28 +14,6 @@ from pathlib import Path
 import pytest
 
 
-class Meeting:
-    """A task and its test meet: each waits until the other is there."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = str(path)
-        os.mkfifo(path)
-
-    def in_task(self) -> None:
-        with open(self.path, "w"):
-            pass
-
-    def in_test(self) -> None:
-        with open(self.path):
-            pass
-
-
-@pytest.fixture
-def meeting(tmp_path: Path) -> Callable[[], Meeting]:
-    numbers = iter(range(1000))
-    return lambda: Meeting(tmp_path / f"meeting-{next(numbers)}")
-
-
 class Script:
     """A running script, in a process group of its own as a terminal would have it."""
 

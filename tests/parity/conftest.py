@@ -4,37 +4,12 @@ from __future__ import annotations
 
 import concurrent.futures
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
 import treadle
-
-
-class Meeting:
-    """A task and its test meet: each waits until the other is there."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = str(path)
-        os.mkfifo(path)
-
-    def in_task(self) -> None:
-        with open(self.path, "w"):
-            pass
-
-    def in_test(self) -> None:
-        with open(self.path):
-            pass
-
-
-@pytest.fixture
-def meeting(tmp_path: Path) -> Callable[[], Meeting]:
-    numbers = iter(range(1000))
-    return lambda: Meeting(tmp_path / f"meeting-{next(numbers)}")
-
 
 MakePool = Callable[..., Any]
 
