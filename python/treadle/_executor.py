@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from types import EllipsisType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from . import _byvalue as _byvalue  # not to be waited for by the first submit
-from . import _context, _engine, _errors, _launch, _lifetime, _options, _trace, _travel
+from . import _context, _engine, _errors, _launch, _lifetime, _maps, _options, _trace, _travel
 
 if TYPE_CHECKING:
     from . import _output
@@ -22,7 +22,7 @@ INTERRUPT_GRACE_S = 0.5
 """What running tasks get after Ctrl-C before their workers are killed."""
 
 
-class ProcessPoolExecutor(_engine.Executor, Executor):
+class ProcessPoolExecutor(_engine.Executor, _maps.Maps, Executor):
     """A pool of worker processes: `concurrent.futures.ProcessPoolExecutor`'s interface, on Treadle's engine.
 
     Args:
@@ -103,66 +103,23 @@ class ProcessPoolExecutor(_engine.Executor, Executor):
 
     # --- submitting
 
-    def map(
-        self,
-        fn: Callable[..., T],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int | None = None,
-        buffersize: int | None = None,
-        ordered: bool = True,
-    ) -> Iterator[T]:
-        """`map(fn, *iterables)` in the workers.
-
-        Items are read as workers need them, so that an infinite iterable works; abandoning the iterator cancels what
-        has not run.
-
-        Args:
-            fn: What is called in the workers.
-            *iterables: Its arguments, as for the built-in `map`.
-            timeout: Seconds from this call on, after which `__next__` raises TimeoutError.
-            chunksize: Items in one task; by default it adapts to the time that an item takes.
-            buffersize: How many items may be under way; by default enough to keep all workers busy.
-            ordered: False gives results as they come.
-        """
-        return self._start_map(fn, iterables, False, timeout, chunksize, buffersize, ordered, self.options())
-
-    def starmap(
-        self,
-        fn: Callable[..., T],
-        iterable: Iterable[Iterable[Any]],
-        *,
-        timeout: float | None = None,
-        chunksize: int | None = None,
-        buffersize: int | None = None,
-        ordered: bool = True,
-    ) -> Iterator[T]:
-        """`itertools.starmap(fn, iterable)` in the workers; the arguments are those of `map`."""
-        return self._start_map(fn, (iterable,), True, timeout, chunksize, buffersize, ordered, self.options())
-
-    def _start_map(
-        self,
-        fn: Callable[..., T],
-        iterables: tuple[Iterable[Any], ...],
-        star: bool,
-        timeout: float | None,
-        chunksize: int | None,
-        buffersize: int | None,
-        ordered: bool,
-        options: _options.TaskOptions,
-        keep_going: bool = False,
-    ) -> _engine.MapIterator[T]:
+    def _start_map(self, call: _maps.MapCall[T], options: _options.TaskOptions | None = None) -> _engine.MapIterator[T]:
         if self._closed:
             raise _errors.pool_closed()
-        if chunksize is not None and chunksize < 1:
-            raise ValueError("chunksize must be >= 1.")
-        if buffersize is not None and not isinstance(buffersize, int):
-            raise TypeError("buffersize must be an integer or None")
-        if buffersize is not None and buffersize < 1:
-            raise ValueError("buffersize must be None or > 0")
+        call.check()
+        options = options or self.options()
         task = (options.timeout, options.retries, options.name)
-        fn = options.wrap(fn)
-        return self._map(fn, iterables, star, chunksize, buffersize, ordered, timeout, task, keep_going)
+        return self._map(
+            options.wrap(call.fn),
+            call.iterables,
+            call.star,
+            call.chunksize,
+            call.buffersize,
+            call.ordered,
+            call.timeout,
+            task,
+            call.keep_going,
+        )
 
     def _submit_with(
         self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], options: _options.TaskOptions

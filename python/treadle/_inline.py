@@ -15,6 +15,7 @@ from ._engine import Future
 
 if TYPE_CHECKING:
     from ._executor import ProcessPoolExecutor
+    from ._maps import MapCall
     from ._options import TaskOptions
 
     Base = ProcessPoolExecutor
@@ -63,22 +64,12 @@ class InlineExecutor(Base):
             future.set_result(result)
         return future
 
-    def _start_map(
-        self,
-        fn: Callable[..., T],
-        iterables: tuple[Iterable[Any], ...],
-        star: bool,
-        timeout: float | None,
-        chunksize: int | None,
-        buffersize: int | None,
-        ordered: bool,
-        options: TaskOptions,
-        keep_going: bool = False,
-    ) -> Any:
+    def _start_map(self, call: MapCall[Any], options: TaskOptions | None = None) -> Any:
         self._check_open()
         self._begin()
-        calls = iter(iterables[0]) if star else zip(*iterables, strict=False)
-        return InlineMap(options.wrap(fn), calls, timeout)
+        call.check()
+        calls = iter(call.iterables[0]) if call.star else zip(*call.iterables, strict=False)
+        return InlineMap((options or self.options()).wrap(call.fn), calls, call.timeout)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """No more submits."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _context, _engine
+from ._maps import MapCall, Maps
 
 if TYPE_CHECKING:
     from ._executor import ProcessPoolExecutor
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class TaskOptions(Executor):
+class TaskOptions(Maps, Executor):
     """A view of a pool whose tasks have options of their own; made by `ProcessPoolExecutor.options`."""
 
     __module__ = "treadle"
@@ -47,30 +48,9 @@ class TaskOptions(Executor):
         """As the pool's, with these options."""
         return self.pool._submit_with(fn, args, kwargs, self)
 
-    def map(
-        self,
-        fn: Callable[..., T],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int | None = None,
-        buffersize: int | None = None,
-        ordered: bool = True,
-    ) -> Iterator[T]:
-        """As the pool's, with these options; this `timeout` is the whole map's."""
-        return self.pool._start_map(fn, iterables, False, timeout, chunksize, buffersize, ordered, self)
-
-    def starmap(
-        self,
-        fn: Callable[..., T],
-        iterable: Iterable[Iterable[Any]],
-        *,
-        timeout: float | None = None,
-        chunksize: int | None = None,
-        buffersize: int | None = None,
-        ordered: bool = True,
-    ) -> Iterator[T]:
-        """As the pool's, with these options; this `timeout` is the whole map's."""
-        return self.pool._start_map(fn, (iterable,), True, timeout, chunksize, buffersize, ordered, self)
+    def _start_map(self, call: MapCall[T]) -> Iterator[T]:
+        """As the pool's, with these options; a `timeout` given to `map` is the whole map's."""
+        return self.pool._start_map(call, self)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """The pool's own."""

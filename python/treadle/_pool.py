@@ -16,6 +16,7 @@ from . import _launch
 from ._engine import MapIterator, wait
 from ._errors import TreadleError
 from ._executor import ProcessPoolExecutor
+from ._maps import MapCall
 
 T = TypeVar("T")
 Callback = Callable[[Any], object]
@@ -92,9 +93,8 @@ class Pool:
 
     def _map(self, func: Callable[..., T], iterable: Iterable[Any], star: bool, chunksize: int | None) -> list[T]:
         self._check_running()
-        options = self._executor.options()
         size = max(1, chunksize) if chunksize is not None else None
-        results = self._executor._start_map(func, (iterable,), star, None, size, None, True, options, keep_going=True)
+        results = self._executor._start_map(MapCall(func, (iterable,), star, chunksize=size, keep_going=True))
         values: list[T] = []
         failure: Exception | None = None
         # One that raises doesn't keep the others from being called; the first is raised at the end.
@@ -167,11 +167,9 @@ class Pool:
             raise ValueError(f"Chunksize must be 1+, not {chunksize}")
         # All of it at once where that is possible, so that close() and join() may come before the results are read.
         window = max(1, len(iterable)) if isinstance(iterable, Sized) else None
-        options = self._executor.options()
         size = chunksize if chunksize > 1 else None  # 1 is the default: then it adapts
-        return IMapIterator(
-            self._executor._start_map(func, (iterable,), False, None, size, window, ordered, options, keep_going=True)
-        )
+        call = MapCall(func, (iterable,), chunksize=size, buffersize=window, ordered=ordered, keep_going=True)
+        return IMapIterator(self._executor._start_map(call))
 
     # --- the end
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import treadle
 from treadle import ProcessPoolExecutor, WorkerDied
+from treadle._maps import MapCall
 
 
 def kill_self() -> None:
@@ -128,7 +129,7 @@ def test_an_idle_worker_that_dies_is_replaced(until_gone: Callable[[int], None])
 
 def test_a_death_in_map_loses_the_running_item_only() -> None:
     with ProcessPoolExecutor(2) as pool:
-        results = pool._start_map(die_on_five, (range(20),), False, None, 10, None, True, pool.options(), True)
+        results = pool._start_map(MapCall(die_on_five, (range(20),), chunksize=10, keep_going=True))
         seen: list[Any] = []
         for _ in range(20):
             try:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import treadle
 from treadle import ProcessPoolExecutor, WorkerDied
+from treadle._maps import MapCall
 
 KillerOf = Callable[[ProcessPoolExecutor], Any]
 
@@ -93,9 +94,8 @@ def map_and_kill(pool: Any, killer: Any, stress_n: int, chunksize: int | None) -
             number += 1
 
     found = []
-    options = pool.options()
     # A short line: an item that runs again queues behind it.
-    results = pool._start_map(work, (numbers(),), False, None, chunksize, LINE, True, options, True)
+    results = pool._start_map(MapCall(work, (numbers(),), chunksize=chunksize, buffersize=LINE, keep_going=True))
     for result in go_on(results):
         found.append(result)
         if killer.rng.random() < 1 / 60:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import treadle
 from treadle import WorkerDied
+from treadle._maps import MapCall
 
 
 @pytest.fixture
@@ -59,8 +60,7 @@ def no_fun(_: int) -> object:
 
 def keep_going(pool, fn, *iterables, **options):
     """What Pool.imap asks for: an error is an item's, and the rest follows."""
-    options = {"timeout": None, "chunksize": None, "buffersize": None, "ordered": True} | options
-    return pool._start_map(fn, iterables, False, *options.values(), pool.options(), keep_going=True)
+    return pool._start_map(MapCall(fn, iterables, keep_going=True, **options))
 
 
 # --- results
