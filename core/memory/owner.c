@@ -273,76 +273,86 @@ done:
 
 /* ---- The other operations -------------------------------------------------------------------------------- */
 
-td_status td_arena_shrink(td_arena *arena, uint64_t ref, uint64_t bytes)
+/* With TD_OK the lock is held. */
+static td_status lock_held(td_arena *arena, uint64_t ref, td__state state, td__place *place)
 {
     td__owner *owner = arena->owner;
-    td__place place;
     if (owner == NULL)
         return TD_EINVAL;
     pthread_mutex_lock(&owner->lock);
-    td_status status = find_held(owner, ref, TD__STATE_OWNED, &place);
-    if (status == TD_OK && bytes > place.bytes - TD__BLOCK_HEADER)
-        status = TD_EINVAL;
-    if (status == TD_OK && place.run != NULL) {
-        uint32_t keep = granules_for(bytes + TD__BLOCK_HEADER), drop = place.run->count - keep;
-        uint64_t capacity = ((uint64_t)keep << TD__GRANULE_SHIFT) - TD__BLOCK_HEADER;
-        if (drop != 0) {
-            place.run->count = keep;
-            td_atomic_store_relaxed(&td__header_at(arena, place.offset)->capacity, capacity);
-            td__span_give(&owner->spans, place.start + keep, drop);
-            owner->live_bytes -= (uint64_t)drop << TD__GRANULE_SHIFT;
-        }
-    }
-    pthread_mutex_unlock(&owner->lock);
+    td_status status = find_held(owner, ref, state, place);
+    if (status != TD_OK)
+        pthread_mutex_unlock(&owner->lock);
+    return status;
+}
+
+static td_status shrink_locked(td_arena *arena, const td__place *place, uint64_t bytes)
+{
+    td__owner *owner = arena->owner;
+    if (bytes > place->bytes - TD__BLOCK_HEADER)
+        return TD_EINVAL;
+    if (place->run == NULL)
+        return TD_OK;
+    uint32_t keep = granules_for(bytes + TD__BLOCK_HEADER), drop = place->run->count - keep;
+    if (drop == 0)
+        return TD_OK;
+    uint64_t capacity = ((uint64_t)keep << TD__GRANULE_SHIFT) - TD__BLOCK_HEADER;
+    place->run->count = keep;
+    td_atomic_store_relaxed(&td__header_at(arena, place->offset)->capacity, capacity);
+    td__span_give(&owner->spans, place->start + keep, drop);
+    owner->live_bytes -= (uint64_t)drop << TD__GRANULE_SHIFT;
+    return TD_OK;
+}
+
+td_status td_arena_shrink(td_arena *arena, uint64_t ref, uint64_t bytes)
+{
+    td__place place;
+    td_status status = lock_held(arena, ref, TD__STATE_OWNED, &place);
+    if (status != TD_OK)
+        return status;
+    status = shrink_locked(arena, &place, bytes);
+    pthread_mutex_unlock(&arena->owner->lock);
     return status;
 }
 
 td_status td_arena_free(td_arena *arena, uint64_t ref)
 {
-    td__owner *owner = arena->owner;
     td__place place;
-    if (owner == NULL)
-        return TD_EINVAL;
-    pthread_mutex_lock(&owner->lock);
-    td_status status = find_held(owner, ref, TD__STATE_OWNED, &place);
-    if (status == TD_OK)
-        free_place(arena, &place);
-    pthread_mutex_unlock(&owner->lock);
-    return status;
+    td_status status = lock_held(arena, ref, TD__STATE_OWNED, &place);
+    if (status != TD_OK)
+        return status;
+    free_place(arena, &place);
+    pthread_mutex_unlock(&arena->owner->lock);
+    return TD_OK;
 }
 
 td_status td_arena_lend(td_arena *arena, uint64_t ref)
 {
     td__owner *owner = arena->owner;
     td__place place;
-    if (owner == NULL)
-        return TD_EINVAL;
-    pthread_mutex_lock(&owner->lock);
-    td_status status = find_held(owner, ref, TD__STATE_OWNED, &place);
-    if (status == TD_OK) {
-        *place.word = td__word(ref, TD__STATE_LENT);
-        td_atomic_store_relaxed(&td__header_at(arena, place.offset)->word, *place.word);
-        TD_ASSERT_LT(owner->lent_count, owner->lent_room);
-        owner->lent[(owner->lent_head + owner->lent_count++) & (owner->lent_room - 1)] = ref;
-        if (++owner->lends % SWEEP_EVERY == 0)
-            sweep_locked(arena, SWEEP_GLANCE);
-    }
+    td_status status = lock_held(arena, ref, TD__STATE_OWNED, &place);
+    if (status != TD_OK)
+        return status;
+    *place.word = td__word(ref, TD__STATE_LENT);
+    td_atomic_store_relaxed(&td__header_at(arena, place.offset)->word, *place.word);
+    TD_ASSERT_LT(owner->lent_count, owner->lent_room);
+    owner->lent[(owner->lent_head + owner->lent_count++) & (owner->lent_room - 1)] = ref;
+    if (++owner->lends % SWEEP_EVERY == 0)
+        sweep_locked(arena, SWEEP_GLANCE);
     pthread_mutex_unlock(&owner->lock);
-    return status;
+    return TD_OK;
 }
 
 td_status td_arena_reclaim(td_arena *arena, uint64_t ref)
 {
-    td__owner *owner = arena->owner;
     td__place place;
-    if (owner == NULL)
-        return TD_EINVAL;
-    pthread_mutex_lock(&owner->lock);
-    td_status status = find_held(owner, ref, TD__STATE_LENT, &place);
-    if (status == TD_OK) /* the next sweep meets it in the queue */
-        td_atomic_store_relaxed(&td__header_at(arena, place.offset)->word, td__word(ref, TD__STATE_GIVEN));
-    pthread_mutex_unlock(&owner->lock);
-    return status;
+    td_status status = lock_held(arena, ref, TD__STATE_LENT, &place);
+    if (status != TD_OK)
+        return status;
+    /* The next sweep meets it in the queue. */
+    td_atomic_store_relaxed(&td__header_at(arena, place.offset)->word, td__word(ref, TD__STATE_GIVEN));
+    pthread_mutex_unlock(&arena->owner->lock);
+    return TD_OK;
 }
 
 uint64_t td_arena_sweep(td_arena *arena)

@@ -123,6 +123,20 @@ TEST_UNUSED static td_worker *worker_here(struct small_pool *pool, uint32_t inde
     return worker;
 }
 
+/* A pool, and its first worker in this process. */
+TEST_UNUSED static td_worker *small_pool_with_worker(struct small_pool *pool, uint32_t slots, uint32_t workers)
+{
+    small_pool_init(pool, slots, workers);
+    return worker_here(pool, 0);
+}
+
+/* The worker, then its pool. */
+TEST_UNUSED static void small_pool_end(struct small_pool *pool, td_worker *worker)
+{
+    td_worker_detach(worker);
+    small_pool_fini(pool);
+}
+
 /* ---- Tasks: fn is the factor, the first 8 bytes of the arguments the number ---- */
 
 /* With `args`, a lent block, in place of inline arguments when its ref is not 0. */

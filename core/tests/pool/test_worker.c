@@ -22,8 +22,7 @@ static struct td_assignment take_next(td_worker *worker)
 TD_TEST(a_task_comes_with_its_request_and_goes_with_its_reply)
 {
     struct small_pool pool;
-    small_pool_init(&pool, 4, 1);
-    td_worker *worker = worker_here(&pool, 0);
+    td_worker *worker = small_pool_with_worker(&pool, 4, 1);
     CHECK_EQ(td_worker_index(worker), 0u);
     CHECK_EQ(state_of(&pool, 0), (uint32_t)TD_SEAT_SEARCHING);
     uint64_t position, product = 42, entry;
@@ -51,15 +50,13 @@ TD_TEST(a_task_comes_with_its_request_and_goes_with_its_reply)
     CHECK_LE((int64_t)started_ns, slot->ended_ns);
     CHECK_EQ(td_atomic_load_relaxed(&pool.rig.map.seats[0].tasks_done), 1u);
     CHECK_EQ(td_atomic_load_relaxed(&pool.rig.map.seats[0].current), 0u);
-    td_worker_detach(worker);
-    small_pool_fini(&pool);
+    small_pool_end(&pool, worker);
 }
 
 TD_TEST(blocks_travel_both_ways_and_come_back)
 {
     struct small_pool pool;
-    small_pool_init(&pool, 4, 1);
-    td_worker *worker = worker_here(&pool, 0);
+    td_worker *worker = small_pool_with_worker(&pool, 4, 1);
     struct td_block args, result;
     uint64_t position;
     REQUIRE_OK(td_arena_alloc(pool.args, 1000, &args));
@@ -89,15 +86,13 @@ TD_TEST(blocks_travel_both_ways_and_come_back)
     CHECK_EQ(td_arena_sweep(pool.args), 0u);
     td_worker_give_args(worker, assignment.args.ref);
     CHECK_EQ(td_arena_sweep(pool.args), 1u);
-    td_worker_detach(worker);
-    small_pool_fini(&pool);
+    small_pool_end(&pool, worker);
 }
 
 TD_TEST(arguments_that_others_may_read_are_not_writable)
 {
     struct small_pool pool;
-    small_pool_init(&pool, 4, 1);
-    td_worker *worker = worker_here(&pool, 0);
+    td_worker *worker = small_pool_with_worker(&pool, 4, 1);
     struct td_block args;
     uint64_t position;
     REQUIRE_OK(td_arena_alloc(pool.args, 1000, &args));
@@ -105,8 +100,7 @@ TD_TEST(arguments_that_others_may_read_are_not_writable)
     const struct td_assignment assignment = take_next(worker);
     CHECK_EQ(number_of(&assignment), 21u);
     CHECK(assignment.args_data == NULL);
-    td_worker_detach(worker);
-    small_pool_fini(&pool);
+    small_pool_end(&pool, worker);
 }
 
 TD_TEST(requests_that_make_no_sense_are_refused)
@@ -147,8 +141,7 @@ TD_TEST(requests_that_make_no_sense_are_refused)
 TD_TEST(items_are_taken_in_order_until_the_end_that_the_parent_may_cut)
 {
     struct small_pool pool;
-    small_pool_init(&pool, 4, 1);
-    td_worker *worker = worker_here(&pool, 0);
+    td_worker *worker = small_pool_with_worker(&pool, 4, 1);
     uint64_t position;
     struct td_slot *slot = &pool.rig.map.slots[0];
     uint32_t item;
@@ -167,8 +160,7 @@ TD_TEST(items_are_taken_in_order_until_the_end_that_the_parent_may_cut)
     REQUIRE_OK(td_worker_take_item(worker, &item));
     CHECK_EQ(item, 13u);
     CHECK_STATUS(td_worker_take_item(worker, &item), TD_ECLOSED);
-    td_worker_detach(worker);
-    small_pool_fini(&pool);
+    small_pool_end(&pool, worker);
 }
 
 #define ITEMS 2000u
@@ -229,8 +221,7 @@ TD_TEST(published_items_can_be_read_while_the_chunk_runs)
 TD_TEST(published_items_move_with_their_block)
 {
     struct small_pool pool;
-    small_pool_init(&pool, 4, 1);
-    td_worker *worker = worker_here(&pool, 0);
+    td_worker *worker = small_pool_with_worker(&pool, 4, 1);
     struct td_slot *slot = &pool.rig.map.slots[0];
     struct td_block block;
     uint64_t position;
@@ -250,8 +241,7 @@ TD_TEST(published_items_move_with_their_block)
     CHECK_EQ(td_atomic_load_relaxed(&slot->partial_items), 0u);
     CHECK_EQ(td_atomic_load_relaxed(&slot->partial_ref), 0u);
     td_worker_block_drop(worker, &block);
-    td_worker_detach(worker);
-    small_pool_fini(&pool);
+    small_pool_end(&pool, worker);
 }
 
 /* ---- Leaving ---- */
@@ -278,24 +268,21 @@ TD_TEST(a_worker_leaves_when_told_after_its_task)
         CHECK_EQ(state_of(&pool, 0), (uint32_t)TD_SEAT_LEAVING);
         CHECK_EQ(td_atomic_load_relaxed(&pool.rig.map.seats[0].leaving), 1u); /* or its end would be a crash */
         CHECK_EQ(state_of(&pool, 1), (uint32_t)TD_SEAT_WOKEN);                /* for the other task */
-        td_worker_detach(worker);
-        small_pool_fini(&pool);
+        small_pool_end(&pool, worker);
     }
 }
 
 TD_TEST(a_closing_pool_is_left_when_nothing_is_queued)
 {
     struct small_pool pool;
-    small_pool_init(&pool, 4, 1);
-    td_worker *worker = worker_here(&pool, 0);
+    td_worker *worker = small_pool_with_worker(&pool, 4, 1);
     for (uint32_t i = 0; i < 3; i++)
         REQUIRE_OK(push_number(&pool, 2, i));
     td_atomic_store_seq(&pool.rig.map.head->closing, 1);
     CHECK_STATUS(multiply_until_closed(worker), TD_ECLOSED);
     for (uint32_t i = 0; i < 3; i++)
         CHECK_EQ(wait_for_product(&pool), 2 * i);
-    td_worker_detach(worker);
-    small_pool_fini(&pool);
+    small_pool_end(&pool, worker);
 }
 
 static void interrupt(int signal)
@@ -306,8 +293,7 @@ static void interrupt(int signal)
 TD_TEST(a_signal_ends_the_wait_and_the_next_call_finds_the_task)
 {
     struct small_pool pool;
-    small_pool_init(&pool, 4, 1);
-    td_worker *worker = worker_here(&pool, 0);
+    td_worker *worker = small_pool_with_worker(&pool, 4, 1);
     const struct sigaction action = {.sa_handler = interrupt};
     sigaction(SIGUSR1, &action, NULL);
     const pid_t child = fork();
@@ -325,15 +311,13 @@ TD_TEST(a_signal_ends_the_wait_and_the_next_call_finds_the_task)
     CHECK_EQ(test_wait_child(child), 0);
     REQUIRE_OK(push_number(&pool, 2, 4));
     CHECK_OK(td_worker_next(worker, &assignment));
-    td_worker_detach(worker);
-    small_pool_fini(&pool);
+    small_pool_end(&pool, worker);
 }
 
 TD_TEST(an_interrupt_is_for_the_task_it_names)
 {
     struct small_pool pool;
-    small_pool_init(&pool, 4, 1);
-    td_worker *worker = worker_here(&pool, 0);
+    td_worker *worker = small_pool_with_worker(&pool, 4, 1);
     td_atomic_u64 *request = &pool.rig.map.seats[0].interrupt;
     uint64_t first, second;
     CHECK(!td_worker_interrupted(worker));
@@ -350,8 +334,7 @@ TD_TEST(an_interrupt_is_for_the_task_it_names)
     CHECK(!td_worker_interrupted(worker));
     take_next(worker);
     CHECK(!td_worker_interrupted(worker));
-    td_worker_detach(worker);
-    small_pool_fini(&pool);
+    small_pool_end(&pool, worker);
 }
 
 /* ---- What the parent wants to hear ---- */
@@ -366,8 +349,7 @@ static bool is_rung(const struct small_pool *pool)
 TD_TEST(a_worker_that_finds_nothing_says_so_if_it_matters)
 {
     struct small_pool pool;
-    small_pool_init(&pool, 32, 1);
-    td_worker *worker = worker_here(&pool, 0);
+    td_worker *worker = small_pool_with_worker(&pool, 32, 1);
     td_atomic_u32 *wants = &pool.rig.map.head->wants;
     td_atomic_store_seq(&pool.rig.map.head->closing, 1); /* so that next comes back */
     struct td_assignment assignment;
@@ -381,15 +363,13 @@ TD_TEST(a_worker_that_finds_nothing_says_so_if_it_matters)
         CHECK(is_rung(&pool));
         CHECK_EQ(td_atomic_load_relaxed(wants), 0u);
     }
-    td_worker_detach(worker);
-    small_pool_fini(&pool);
+    small_pool_end(&pool, worker);
 }
 
 TD_TEST(a_ring_that_runs_low_is_announced_before_it_is_empty)
 {
     struct small_pool pool;
-    small_pool_init(&pool, 128, 1);
-    td_worker *worker = worker_here(&pool, 0);
+    td_worker *worker = small_pool_with_worker(&pool, 128, 1);
     for (uint32_t i = 0; i < 128; i++)
         REQUIRE_OK(push_number(&pool, 1, i));
     td_atomic_store_seq(&pool.rig.map.head->wants, TD_WANT_LOW);
@@ -402,15 +382,13 @@ TD_TEST(a_ring_that_runs_low_is_announced_before_it_is_empty)
     }
     CHECK_LE(96u, done);
     CHECK_LE(done, 96u + 16u);
-    td_worker_detach(worker);
-    small_pool_fini(&pool);
+    small_pool_end(&pool, worker);
 }
 
 TD_TEST(a_worker_with_items_left_speaks_for_those_asleep)
 {
     struct small_pool pool;
-    small_pool_init(&pool, 8, 2);
-    td_worker *worker = worker_here(&pool, 0);
+    td_worker *worker = small_pool_with_worker(&pool, 8, 2);
     td_atomic_u32 *wants = &pool.rig.map.head->wants;
     uint64_t position;
     uint32_t item;
@@ -429,15 +407,13 @@ TD_TEST(a_worker_with_items_left_speaks_for_those_asleep)
     REQUIRE_OK(td_worker_take_item(worker, &item));
     CHECK(is_rung(&pool));
     CHECK_EQ(td_atomic_load_relaxed(wants), 0u);
-    td_worker_detach(worker);
-    small_pool_fini(&pool);
+    small_pool_end(&pool, worker);
 }
 
 TD_TEST(a_worker_that_cannot_start_says_why)
 {
     struct small_pool pool;
-    small_pool_init(&pool, 4, 1);
-    td_worker *worker = worker_here(&pool, 0);
+    td_worker *worker = small_pool_with_worker(&pool, 4, 1);
     const char *reason = "the initializer raised ValueError";
     CHECK_OK(td_worker_failed(worker, reason));
     CHECK(is_rung(&pool));
@@ -448,8 +424,7 @@ TD_TEST(a_worker_that_cannot_start_says_why)
     CHECK_EQ(seat->failure_bytes, strlen(reason));
     REQUIRE_OK(td_arena_peek(pool.seats[0].results, failure, seat->failure_bytes, &text));
     CHECK_MEM(text, reason, strlen(reason));
-    td_worker_detach(worker);
-    small_pool_fini(&pool);
+    small_pool_end(&pool, worker);
 }
 
 /* ---- Attaching ---- */

@@ -100,6 +100,12 @@ static struct td_zygote_news next_news(struct parent *parent, enum td_zygote_eve
     return news;
 }
 
+static void parent_ready(struct parent *parent, uint32_t workers, uint32_t refuse)
+{
+    parent_init(parent, workers, refuse);
+    next_news(parent, TD_ZYGOTE_READY);
+}
+
 static void order(struct parent *parent, uint32_t worker)
 {
     struct td_birth_order order;
@@ -115,6 +121,12 @@ static void note_born(struct parent *parent)
     REQUIRE(news.worker < SMALL_WORKERS);
     parent->pids[news.worker] = news.pid;
     parent->pidfds[news.worker] = news.pidfd;
+}
+
+static void bear(struct parent *parent, uint32_t worker)
+{
+    order(parent, worker);
+    note_born(parent);
 }
 
 static void expect_exited(struct parent *parent, uint32_t worker, int status)
@@ -133,6 +145,12 @@ static void dismiss(struct parent *parent, uint32_t worker)
 {
     td_atomic_store_seq(&parent->pool.rig.map.seats[worker].dismissed, 1);
     td_doorbell_wake_worker(&parent->pool.rig.map, worker);
+}
+
+static void dismiss_and_see_exit(struct parent *parent, uint32_t worker)
+{
+    dismiss(parent, worker);
+    expect_exited(parent, worker, 0);
 }
 
 /* The zygote leaves on its own: after LEAVE. */
@@ -159,8 +177,7 @@ static void adopt_orphans(void)
 TD_TEST(workers_are_born_work_and_leave)
 {
     struct parent parent;
-    parent_init(&parent, 3, 0);
-    next_news(&parent, TD_ZYGOTE_READY);
+    parent_ready(&parent, 3, 0);
     for (uint32_t i = 0; i < 3; i++)
         order(&parent, i);
     for (uint32_t i = 0; i < 3; i++)
@@ -173,8 +190,7 @@ TD_TEST(workers_are_born_work_and_leave)
     }
     CHECK_EQ(sum, UINT64_C(7) * (1000 * 999 / 2));
     for (uint32_t i = 0; i < 3; i++) {
-        dismiss(&parent, i);
-        expect_exited(&parent, i, 0);
+        dismiss_and_see_exit(&parent, i);
         CHECK_EQ(td_atomic_load_relaxed(&parent.pool.rig.map.seats[i].pid), (uint32_t)parent.pids[i]);
     }
     parent_fini(&parent);
@@ -183,11 +199,9 @@ TD_TEST(workers_are_born_work_and_leave)
 TD_TEST(a_killed_worker_is_reported_with_its_signal_and_its_seat_used_again)
 {
     struct parent parent;
-    parent_init(&parent, 1, 0);
-    next_news(&parent, TD_ZYGOTE_READY);
+    parent_ready(&parent, 1, 0);
     for (int round = 0; round < 20; round++) {
-        order(&parent, 0);
-        note_born(&parent);
+        bear(&parent, 0);
         REQUIRE_OK(push_number(&parent.pool, 5, 5));
         CHECK_EQ(wait_for_product(&parent.pool), 25u);
         kill(parent.pids[0], SIGKILL);
@@ -199,11 +213,9 @@ TD_TEST(a_killed_worker_is_reported_with_its_signal_and_its_seat_used_again)
 TD_TEST(closing_a_lifeline_ends_its_worker)
 {
     struct parent parent;
-    parent_init(&parent, 2, 0);
-    next_news(&parent, TD_ZYGOTE_READY);
+    parent_ready(&parent, 2, 0);
     for (uint32_t i = 0; i < 2; i++) {
-        order(&parent, i);
-        note_born(&parent);
+        bear(&parent, i);
         REQUIRE_OK(push_number(&parent.pool, 5, 5));
         wait_for_product(&parent.pool); /* so that it is attached */
         if (i == 0)
@@ -219,8 +231,7 @@ TD_TEST(closing_a_lifeline_ends_its_worker)
 TD_TEST(a_failed_fork_is_reported_and_the_next_one_works)
 {
     struct parent parent;
-    parent_init(&parent, 1, 2);
-    next_news(&parent, TD_ZYGOTE_READY);
+    parent_ready(&parent, 1, 2);
     for (int i = 0; i < 2; i++) {
         order(&parent, 0);
         const struct td_zygote_news news = next_news(&parent, TD_ZYGOTE_FORK_FAILED);
@@ -228,18 +239,15 @@ TD_TEST(a_failed_fork_is_reported_and_the_next_one_works)
         CHECK_EQ(news.error, EAGAIN);
         seat_close(&parent.pool, 0);
     }
-    order(&parent, 0);
-    note_born(&parent);
-    dismiss(&parent, 0);
-    expect_exited(&parent, 0, 0);
+    bear(&parent, 0);
+    dismiss_and_see_exit(&parent, 0);
     parent_fini(&parent);
 }
 
 TD_TEST(a_birth_that_cannot_be_opened_is_a_failed_fork)
 {
     struct parent parent;
-    parent_init(&parent, 1, 0);
-    next_news(&parent, TD_ZYGOTE_READY);
+    parent_ready(&parent, 1, 0);
     struct td_birth_order bad;
     seat_open(&parent.pool, 0);
     seat_order(&parent.pool, 0, &bad);
@@ -256,16 +264,13 @@ TD_TEST(a_birth_that_cannot_be_opened_is_a_failed_fork)
 TD_TEST(a_zygote_told_to_leave_waits_for_its_last_child)
 {
     struct parent parent;
-    parent_init(&parent, 1, 0);
-    next_news(&parent, TD_ZYGOTE_READY);
-    order(&parent, 0);
-    note_born(&parent);
+    parent_ready(&parent, 1, 0);
+    bear(&parent, 0);
     REQUIRE_OK(td_zygote_send_leave(parent.channel));
     REQUIRE_OK(push_number(&parent.pool, 3, 3));
     CHECK_EQ(wait_for_product(&parent.pool), 9u);
     CHECK_EQ(waitpid(parent.zygote, NULL, WNOHANG), 0);
-    dismiss(&parent, 0);
-    expect_exited(&parent, 0, 0);
+    dismiss_and_see_exit(&parent, 0);
     CHECK_EQ(test_wait_child(parent.zygote), 0);
     close(parent.channel);
     small_pool_fini(&parent.pool);
@@ -274,8 +279,7 @@ TD_TEST(a_zygote_told_to_leave_waits_for_its_last_child)
 TD_TEST(a_zygote_whose_channel_ends_leaves_at_once)
 {
     struct parent parent;
-    parent_init(&parent, 1, 0);
-    next_news(&parent, TD_ZYGOTE_READY);
+    parent_ready(&parent, 1, 0);
     close(parent.channel);
     CHECK_EQ(test_wait_child(parent.zygote), 0);
     small_pool_fini(&parent.pool);
@@ -285,10 +289,8 @@ TD_TEST(a_killed_zygote_leaves_its_workers_working)
 {
     struct parent parent;
     adopt_orphans();
-    parent_init(&parent, 1, 0);
-    next_news(&parent, TD_ZYGOTE_READY);
-    order(&parent, 0);
-    note_born(&parent);
+    parent_ready(&parent, 1, 0);
+    bear(&parent, 0);
     kill(parent.zygote, SIGKILL);
     CHECK_EQ(test_wait_child(parent.zygote), -SIGKILL);
     wait_readable(parent.channel);
@@ -306,8 +308,7 @@ TD_TEST(a_killed_zygote_leaves_its_workers_working)
 TD_TEST(a_zygote_that_reads_nonsense_leaves)
 {
     struct parent parent;
-    parent_init(&parent, 1, 0);
-    next_news(&parent, TD_ZYGOTE_READY);
+    parent_ready(&parent, 1, 0);
     REQUIRE_OK(td_channel_send(parent.channel, "nonsense", 8, NULL, 0));
     CHECK_EQ(test_wait_child(parent.zygote), 1);
     close(parent.channel);
@@ -319,14 +320,11 @@ TD_TEST(without_pidfds_the_pid_alone_is_reported)
     setenv("TREADLE_NO_PIDFD", "1", 1);
     REQUIRE_OK(td_options_reload());
     struct parent parent;
-    parent_init(&parent, 1, 0);
-    next_news(&parent, TD_ZYGOTE_READY);
-    order(&parent, 0);
-    note_born(&parent);
+    parent_ready(&parent, 1, 0);
+    bear(&parent, 0);
     CHECK_EQ(parent.pidfds[0], -1);
     CHECK(parent.pids[0] > 0);
-    dismiss(&parent, 0);
-    expect_exited(&parent, 0, 0);
+    dismiss_and_see_exit(&parent, 0);
     parent_fini(&parent);
 }
 
@@ -386,11 +384,9 @@ TD_TEST(a_single_worker_is_born_from_its_channel)
 static void spawn_and_work(int report, uint64_t random)
 {
     struct parent parent;
-    parent_init(&parent, 2, 0);
-    next_news(&parent, TD_ZYGOTE_READY);
+    parent_ready(&parent, 2, 0);
     for (uint32_t i = 0; i < 2; i++) {
-        order(&parent, i);
-        note_born(&parent);
+        bear(&parent, i);
     }
     const pid_t pids[3] = {parent.zygote, parent.pids[0], parent.pids[1]};
     if (write(report, pids, sizeof pids) != (ssize_t)sizeof pids)
