@@ -307,15 +307,6 @@ static int completed_clear(PyObject *self)
     return 0;
 }
 
-static void completed_dealloc(PyObject *self)
-{
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    completed_end((struct completed *)self);
-    type->tp_free(self);
-    Py_DECREF(type);
-}
-
 /* 1: ready; 0: the stdlib must do it; -1. */
 static int completed_set_up(struct completed *iterator, PyObject *futures)
 {
@@ -377,21 +368,14 @@ static PyMethodDef completed_methods[] = {
     {0},
 };
 
-static PyType_Slot completed_slots[] = {
-    {Py_tp_dealloc, (void *)completed_dealloc},
-    {Py_tp_traverse, (void *)completed_traverse},
-    {Py_tp_clear, (void *)completed_clear},
-    {Py_tp_iter, (void *)PyObject_SelfIter},
-    {Py_tp_iternext, (void *)completed_next},
-    {Py_tp_methods, completed_methods},
-    {0, NULL},
-};
-
-static PyType_Spec completed_spec = {
+static const struct tb_iterator_type completed_type = {
     .name = "treadle._engine.CompletedIterator",
+    .doc = "Futures as they complete.",
     .basicsize = sizeof(struct completed),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
-    .slots = completed_slots,
+    .traverse = completed_traverse,
+    .clear = completed_clear,
+    .next = completed_next,
+    .methods = completed_methods,
 };
 
 static PyMethodDef group_methods[] = {
@@ -403,7 +387,7 @@ static PyMethodDef group_methods[] = {
 
 int tb_group_init(PyObject *module, struct tb_state *state)
 {
-    state->completed_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &completed_spec, NULL);
+    state->completed_type = tb_iterator_type_new(module, &completed_type);
     if (state->completed_type == NULL)
         return -1;
     return PyModule_AddFunctions(module, group_methods);

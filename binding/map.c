@@ -571,19 +571,9 @@ static int map_clear(PyObject *self)
 {
     struct tb_map *map = (struct tb_map *)self;
     map_finish(map, map->iterated);
-    return 0;
-}
-
-static void map_dealloc(PyObject *self)
-{
-    struct tb_map *map = (struct tb_map *)self;
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    map_finish(map, map->iterated);
     Py_CLEAR(map->name);
     Py_CLEAR(map->handle);
-    type->tp_free(self);
-    Py_DECREF(type);
+    return 0;
 }
 
 static PyMethodDef map_methods[] = {
@@ -592,28 +582,18 @@ static PyMethodDef map_methods[] = {
     {0},
 };
 
-PyDoc_STRVAR(map_doc, "The results of a map.");
-
-static PyType_Slot map_slots[] = {
-    {Py_tp_doc, (void *)map_doc},
-    {Py_tp_dealloc, (void *)map_dealloc},
-    {Py_tp_traverse, (void *)map_traverse},
-    {Py_tp_clear, (void *)map_clear},
-    {Py_tp_iter, (void *)PyObject_SelfIter},
-    {Py_tp_iternext, (void *)map_iternext},
-    {Py_tp_methods, map_methods},
-    {0, NULL},
-};
-
-static PyType_Spec map_spec = {
+static const struct tb_iterator_type map_type = {
     .name = "treadle._engine.MapIterator",
+    .doc = "The results of a map.",
     .basicsize = sizeof(struct tb_map),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
-    .slots = map_slots,
+    .traverse = map_traverse,
+    .clear = map_clear,
+    .next = map_iternext,
+    .methods = map_methods,
 };
 
 int tb_map_init(PyObject *module, struct tb_state *state)
 {
-    state->map_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &map_spec, NULL);
+    state->map_type = tb_iterator_type_new(module, &map_type);
     return state->map_type != NULL ? PyModule_AddType(module, state->map_type) : -1;
 }

@@ -50,6 +50,38 @@ static PyMethodDef module_methods[] = {
     {0},
 };
 
+/* ---- Iterators ---------------------------------------------------------------------------------------------- */
+
+static void iterator_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    (void)type->tp_clear(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+PyTypeObject *tb_iterator_type_new(PyObject *module, const struct tb_iterator_type *type)
+{
+    PyType_Slot slots[] = {
+        {Py_tp_doc, (void *)(uintptr_t)type->doc},
+        {Py_tp_dealloc, (void *)iterator_dealloc},
+        {Py_tp_traverse, (void *)type->traverse},
+        {Py_tp_clear, (void *)type->clear},
+        {Py_tp_iter, (void *)PyObject_SelfIter},
+        {Py_tp_iternext, (void *)type->next},
+        {Py_tp_methods, type->methods},
+        {0, NULL},
+    };
+    PyType_Spec spec = {
+        .name = type->name,
+        .basicsize = (int)type->basicsize,
+        .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+        .slots = slots,
+    };
+    return (PyTypeObject *)PyType_FromModuleAndSpec(module, &spec, NULL);
+}
+
 /* ---- Start and end ------------------------------------------------------------------------------------------ */
 
 static int module_exec(PyObject *module)

@@ -50,6 +50,19 @@ static inline struct tb_state *tb_state_of_final(PyObject *object)
 /* Loads what needs concurrent.futures; cheap when done. 0, or -1 with an exception. */
 int tb_load_future(struct tb_state *state);
 
+/* What an iterator's type is made of; clear ends the iteration, and is all that its dealloc does. */
+struct tb_iterator_type {
+    const char *name, *doc;
+    size_t basicsize;
+    traverseproc traverse;
+    inquiry clear;
+    iternextfunc next;
+    PyMethodDef *methods;
+};
+
+/* A final type, collected by the garbage collector: a new reference or NULL. */
+PyTypeObject *tb_iterator_type_new(PyObject *module, const struct tb_iterator_type *type);
+
 /* ---- status.c --------------------------------------------------------------------------------------------- */
 
 /* treadle._errors, borrowed; NULL with an exception. */
