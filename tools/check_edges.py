@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from common import LAYERS, files, repository
+from common import LAYERS, files, main
 from weakened import read_edges
 
 EDGE = re.compile(r"\bTD_EDGE\((\w+),")
@@ -42,13 +41,5 @@ def check(root: Path) -> Iterator[str]:
             yield f"{LIST}: {name}: there is no test {edge.test}"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--root", type=Path, default=repository())
-    problems = list(check(parser.parse_args().root))
-    print(*problems, sep="\n", end="\n" if problems else "")
-    return 1 if problems else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, check))

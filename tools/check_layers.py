@@ -6,13 +6,12 @@ fuzz targets include anything of the engine. Python.h is included in binding/ on
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from common import LAYERS, files, repository
+from common import LAYERS, files, main
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 OUTSIDE = ("tests", "fuzz", "include")
@@ -53,13 +52,5 @@ def check(root: Path) -> Iterator[str]:
                 yield f"{relative}:{number}: includes {match[2]}: {reason}"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--root", type=Path, default=repository())
-    problems = list(check(parser.parse_args().root))
-    print(*problems, sep="\n", end="\n" if problems else "")
-    return 1 if problems else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, check))

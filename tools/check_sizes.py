@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from common import files, repository
+from common import files, main
 
 FILE_LINES = {".c": 700, ".h": 700, ".py": 400, ".pyi": 700}
 FUNCTION_LINES = 60
@@ -54,13 +53,5 @@ def check(root: Path) -> Iterator[str]:
                 yield f"{relative}:{number}: {name}: {length} lines, at most {FUNCTION_LINES}"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--root", type=Path, default=repository())
-    problems = list(check(parser.parse_args().root))
-    print(*problems, sep="\n", end="\n" if problems else "")
-    return 1 if problems else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, check))

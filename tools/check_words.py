@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from common import files, repository
+from common import files, main
 
 # Spelled in two parts, so that this file passes its own check.
 MARKERS = re.compile(rf"\b(?:{'|'.join(['TO' + 'DO', 'FIX' + 'ME', 'XX' + 'X', 'HA' + 'CK'])})\b")
@@ -31,13 +30,5 @@ def check(root: Path) -> Iterator[str]:
                 yield f"{where}: a test waits for an event, not for the clock"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--root", type=Path, default=repository())
-    problems = list(check(parser.parse_args().root))
-    print(*problems, sep="\n", end="\n" if problems else "")
-    return 1 if problems else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, check))

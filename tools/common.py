@@ -1,8 +1,9 @@
-"""What the checks share: where the repository is, and the order of the engine's folders."""
+"""What the checks share: where the repository is, the order of the engine's folders, and how a check is run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import argparse
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # The rooms of core/, top first. A file includes headers of its own room and of the rooms below it.
@@ -25,3 +26,12 @@ def files(root: Path, *suffixes: str) -> Iterator[Path]:
             yield from files(path, *suffixes)
         elif path.suffix in suffixes:
             yield path
+
+
+def main(description: str | None, check: Callable[[Path], Iterator[str]]) -> int:
+    """Prints what a check finds in the repository, or in the tree named by --root; 1 where that is something."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--root", type=Path, default=repository())
+    problems = list(check(parser.parse_args().root))
+    print(*problems, sep="\n", end="\n" if problems else "")
+    return 1 if problems else 0

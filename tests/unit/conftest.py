@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -46,3 +47,26 @@ def play_worker(source: str, *payloads: bytes) -> Any:
 def in_worker() -> Any:
     """play_worker."""
     return play_worker
+
+
+class Gate:
+    """A task waits at it until the test opens it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        os.mkfifo(path)
+
+    def open(self) -> None:
+        with open(self.path, "w"):
+            pass
+
+
+@pytest.fixture
+def make_gate(tmp_path: Path) -> Callable[[], Gate]:
+    numbers = iter(range(1000))
+    return lambda: Gate(tmp_path / f"gate-{next(numbers)}")
+
+
+@pytest.fixture
+def gate(make_gate: Callable[[], Gate]) -> Gate:
+    return make_gate()

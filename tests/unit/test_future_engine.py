@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import gc
-import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, InvalidStateError
@@ -20,18 +19,6 @@ from treadle import Future
 def pool() -> Iterator[treadle.ProcessPoolExecutor]:
     with treadle.ProcessPoolExecutor(2) as pool:
         yield pool
-
-
-class Gate:
-    """A task waits at it until the test opens it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        os.mkfifo(path)
-
-    def open(self) -> None:
-        with open(self.path, "w"):
-            pass
 
 
 def wait_at(path: Path, began: Path | None = None) -> str:
@@ -82,8 +69,8 @@ def test_timing_tells_where_time_went(pool):
     assert Future().timing is None
 
 
-def test_time_runs_out_while_it_runs(pool, tmp_path):
-    gate = Gate(tmp_path / "gate")
+def test_time_runs_out_while_it_runs(pool, make_gate):
+    gate = make_gate()
     future = pool.submit(wait_at, gate.path)
     with pytest.raises(TimeoutError):
         future.result(0.01)
@@ -103,9 +90,9 @@ def test_its_outcome_cannot_be_set(pool):
     assert future.result() == 1
 
 
-def test_queued_work_is_cancelled_and_running_work_is_not(pool, tmp_path):
-    gates = [Gate(tmp_path / f"gate{i}") for i in range(2)]
-    began = [Gate(tmp_path / f"began{i}") for i in range(2)]
+def test_queued_work_is_cancelled_and_running_work_is_not(pool, make_gate):
+    gates = [make_gate() for _ in range(2)]
+    began = [make_gate() for _ in range(2)]
     running = [pool.submit(wait_at, gates[i].path, began[i].path) for i in range(2)]
     for i in range(2):
         wait_at(began[i].path)
@@ -171,8 +158,8 @@ def test_asyncio_waits_for_it(pool):
     assert asyncio.run(main()) == [*range(20), 77]
 
 
-def test_asyncio_cancels_it(pool, tmp_path):
-    gates = [Gate(tmp_path / f"gate{i}") for i in range(2)]
+def test_asyncio_cancels_it(pool, make_gate):
+    gates = [make_gate() for _ in range(2)]
     blockers = [pool.submit(wait_at, gate.path) for gate in gates]
 
     async def main():

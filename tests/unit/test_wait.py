@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
@@ -18,21 +17,6 @@ from treadle import Future
 def pool() -> Iterator[treadle.ProcessPoolExecutor]:
     with treadle.ProcessPoolExecutor(2) as pool:
         yield pool
-
-
-class Gate:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        os.mkfifo(path)
-
-    def open(self) -> None:
-        with open(self.path, "w"):
-            pass
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Gate:
-    return Gate(tmp_path / "gate")
 
 
 def wait_at(path: Path) -> str:
@@ -148,8 +132,8 @@ def test_what_is_no_future_is_refused(pool):
         treadle.wait(5)
 
 
-def test_a_cancelled_one_is_done(pool, tmp_path):
-    gates = [Gate(tmp_path / f"gate{i}") for i in range(2)]
+def test_a_cancelled_one_is_done(pool, make_gate):
+    gates = [make_gate() for _ in range(2)]
     running = [pool.submit(wait_at, gate.path) for gate in gates]
     queued = pool.submit(abs, 1)
     assert queued.cancel()
