@@ -7,8 +7,10 @@
  * does too.
  * Where the input tells its length, chunks shrink towards the end to what is left per worker, halved, so that the
  * workers finish together (what still goes wrong the engine splits).
- * Bounds. Unless asked otherwise no more than ITEMS_OUT items and BYTES_OUT bytes are in flight, so an endless input
- * works. A slow input ends a chunk early: results that are ready do not wait for it.
+ * Bounds. Unless asked otherwise no more than ITEMS_OUT items and td_pool_ahead_bytes bytes are in flight, so an endless
+ * input works. Those are the bytes sent, and those that will come back: as many for each item as those that are back have,
+ * a sample of them that are not read yet included (while the first one is late, the others may fill the memory).
+ * A slow input ends a chunk early: results that are ready do not wait for it.
  * Tests  tests/unit/test_map.py */
 #include "base/clock.h"
 #include "map.h"
@@ -17,8 +19,10 @@
 #define CHUNK_NS_MAX INT64_C(2000000)
 #define CHUNK_ITEMS 4096u
 #define ITEMS_OUT 65536u
-#define BYTES_OUT (UINT64_C(256) << 20)
-#define CHECK_ITEMS 16u /* of a fast input, between looks at the clock */
+#define CHUNK_SHARE 16u   /* of the bytes that may be in flight, a chunk has at most this part */
+#define UNKNOWN_ITEMS 32u /* for each worker */
+#define SAMPLED 16u       /* of the line, looked at for the size of results */
+#define CHECK_ITEMS 16u   /* of a fast input, between looks at the clock */
 
 /* ---- The line --------------------------------------------------------------------------------------------------- */
 
@@ -47,6 +51,22 @@ struct tb_flight tb_flights_take(struct tb_flights *flights)
     flights->head = (flights->head + 1) & (flights->capacity - 1);
     flights->count--;
     return first;
+}
+
+struct tb_flight *tb_flights_find(const struct tb_flights *flights, uint64_t first)
+{
+    size_t low = 0, high = flights->count;
+    while (low < high) {
+        const size_t middle = low + (high - low) / 2;
+        struct tb_flight *flight = &flights->at[(flights->head + middle) & (flights->capacity - 1)];
+        if (flight->first == first && flight->task != NULL)
+            return flight;
+        if (flight->first < first)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return NULL;
 }
 
 /* ---- The executor's list ------------------------------------------------------------------------------------------ */
@@ -93,6 +113,19 @@ void tb_map_unkeep(struct tb_map *map)
 
 /* ---- Sizes ---------------------------------------------------------------------------------------------------------- */
 
+/* `part` is back: so many bytes for each item. */
+static void measure_bytes(struct tb_map *map, const td_task *part)
+{
+    struct td_view view;
+    uint32_t begin, end;
+    td_task_range(part, &begin, &end);
+    if (begin >= end || td_task_result(part, &view) != TD_OK)
+        return;
+    const uint64_t bytes = view.bytes / (end - begin);
+    struct tb_pace *pace = &map->pace;
+    pace->item_bytes = pace->item_bytes == 0 ? bytes : (pace->item_bytes * 3 + bytes) / 4;
+}
+
 void tb_map_measure(struct tb_map *map, const td_task *part, uint32_t items)
 {
     struct td_timing timing;
@@ -102,6 +135,30 @@ void tb_map_measure(struct tb_map *map, const td_task *part, uint32_t items)
     int64_t item_ns = (timing.ended_ns - timing.started_ns) / items + 1;
     struct tb_pace *pace = &map->pace;
     pace->item_ns = pace->item_ns == 0 ? item_ns : (pace->item_ns * 3 + item_ns) / 4;
+    measure_bytes(map, part);
+}
+
+/* One of those next in line, another one each time. */
+static void sample_bytes(struct tb_map *map)
+{
+    const struct tb_flights *flights = &map->flights;
+    const size_t near = flights->count < SAMPLED ? flights->count : SAMPLED;
+    if (near == 0)
+        return;
+    const td_task *task =
+        flights->at[(flights->head + map->pace.sampled++ % near) & (flights->capacity - 1)].task;
+    if (task != NULL && tb_is_final(td_task_state(task)))
+        measure_bytes(map, task);
+}
+
+/* Is as much in flight as there is memory for? Where that is scarce, nothing is known of the results' size before the
+ * first one is back, and a few items could fill it. */
+static bool is_memory_taken(const struct tb_map *map)
+{
+    if (map->pace.item_bytes == 0 && map->ahead_bytes < TD_AHEAD_BYTES &&
+        map->items_out >= UNKNOWN_ITEMS * (uint64_t)map->executor->workers)
+        return true;
+    return map->bytes_out + map->items_out * map->pace.item_bytes >= map->ahead_bytes;
 }
 
 static uint64_t smaller(uint64_t a, uint64_t b)
@@ -122,7 +179,7 @@ static uint32_t chunk_size(const struct tb_map *map)
 {
     uint64_t workers = map->executor->workers;
     uint64_t window = map->window != 0 ? map->window : ITEMS_OUT;
-    if (map->items_out >= window || (map->bytes_out >= BYTES_OUT && map->window == 0))
+    if (map->items_out >= window || (map->window == 0 && is_memory_taken(map)))
         return 0;
     if (map->chunk_items != 0)
         return (uint32_t)smaller(map->chunk_items, window - map->items_out);
@@ -131,6 +188,8 @@ static uint32_t chunk_size(const struct tb_map *map)
     const struct tb_pace *pace = &map->pace;
     uint64_t size = pace->item_ns != 0 ? (uint64_t)(chunk_ns(map) / pace->item_ns) : pace->fed / 64;
     size = smaller(size, CHUNK_ITEMS);
+    if (pace->item_bytes != 0)
+        size = smaller(size, map->ahead_bytes / CHUNK_SHARE / pace->item_bytes);
     if (map->remaining >= 0)
         size = smaller(size, (uint64_t)map->remaining / (2 * workers));
     if (map->window != 0) /* a narrow one is for all workers */
@@ -209,7 +268,7 @@ static enum gathered gather_into(struct tb_map *map, uint32_t wanted, PyObject *
             map->remaining--;
         if (done < 0)
             return GATHER_BAD_ITEM;
-        if (i >= wanted)
+        if (i >= wanted || map->building.bytes > map->ahead_bytes / CHUNK_SHARE)
             return GATHER_FULL;
         if (i % check != 0)
             continue;
@@ -217,8 +276,6 @@ static enum gathered gather_into(struct tb_map *map, uint32_t wanted, PyObject *
         pace->check = slow ? 1 : CHECK_ITEMS;
         if (slow && map->chunk_items == 0)
             return GATHER_SLOW;
-        if (map->building.bytes > BYTES_OUT / 16)
-            return GATHER_FULL;
     }
 }
 
@@ -248,7 +305,10 @@ static int push_error(struct tb_map *map, bool is_end)
 {
     if (!tb_is_ordinary_error())
         return -1;
-    struct tb_flight flight = {.error = tb_exception_take(), .items = 1, .is_end = is_end};
+    struct tb_flight flight = {.error = tb_exception_take(),
+                               .first = is_end ? map->pace.fed : map->pace.fed - 1,
+                               .items = 1,
+                               .is_end = is_end};
     if (flights_push(&map->flights, flight) < 0) {
         Py_DECREF(flight.error);
         return -1;
@@ -260,7 +320,7 @@ static int push_error(struct tb_map *map, bool is_end)
 /* Takes over the task's reference. */
 static int push_task(struct tb_map *map, td_task *task, uint32_t items, uint64_t bytes)
 {
-    struct tb_flight flight = {.task = task, .bytes = bytes, .items = items};
+    struct tb_flight flight = {.task = task, .bytes = bytes, .first = td_task_tag(task), .items = items};
     td_status status = map->group != NULL ? td_group_add(map->group, task) : TD_OK;
     int done =
         status == TD_OK ? flights_push(&map->flights, flight) : tb_raise_status(map->state, status, NULL);
@@ -352,6 +412,7 @@ int tb_map_feed(struct tb_map *map)
 {
     if (map->inputs == NULL || map->feeding)
         return 0;
+    sample_bytes(map);
     uint32_t wanted = chunk_size(map);
     if (wanted == 0)
         return 0;

@@ -123,22 +123,37 @@ static PyObject *part_next(struct tb_map *map)
     return NULL;
 }
 
+/* In completion order, where nothing that was read may be kept because something before it is late: what is left of the
+ * part's chunk takes its place in the line. */
+static void flight_advance(struct tb_map *map, td_task *rest)
+{
+    struct tb_flight *flight = tb_flights_find(&map->flights, td_task_tag(map->part));
+    if (rest != NULL && td_group_add(map->group, rest) != TD_OK)
+        rest = NULL;
+    map->tasks_out += rest != NULL;
+    if (flight == NULL)
+        return;
+    td_task_unref(flight->task);
+    flight->task = rest != NULL ? td_task_ref(rest) : NULL;
+    if (rest == NULL)
+        map->bytes_out -= flight->bytes;
+}
+
 /* The part is read: on to the rest of its chunk, if there is one. */
 static void part_advance(struct tb_map *map)
 {
     td_task *rest = td_task_rest(map->part);
+    if (map->group != NULL) {
+        flight_advance(map, rest);
+        part_drop(map);
+        return;
+    }
     if (rest != NULL)
         rest = td_task_ref(rest);
     part_drop(map);
-    if (map->group == NULL) {
-        map->part = rest;
-        if (rest == NULL)
-            map->bytes_out -= map->part_bytes;
-    } else if (rest != NULL) {
-        if (td_group_add(map->group, rest) == TD_OK)
-            map->tasks_out++;
-        td_task_unref(rest);
-    }
+    map->part = rest;
+    if (rest == NULL)
+        map->bytes_out -= map->part_bytes;
 }
 
 /* ---- Waiting for the next part ------------------------------------------------------------------------------------ */
@@ -194,16 +209,14 @@ static enum found find_in_order(struct tb_map *map, int64_t deadline_ns)
     return ready > 0 ? FOUND_PART : FOUND_NOTHING;
 }
 
-/* Flights whose tasks are final have done their service: the group hands those out. */
+/* In completion order: places that were read. */
 static void prune_flights(struct tb_map *map)
 {
     while (map->flights.count != 0) {
         const struct tb_flight *first = tb_flights_first(&map->flights);
-        if (first->task == NULL || !tb_is_final(td_task_state(first->task)))
+        if (first->task != NULL || first->error != NULL)
             return;
-        struct tb_flight flight = tb_flights_take(&map->flights);
-        map->bytes_out -= flight.bytes;
-        td_task_unref(flight.task);
+        (void)tb_flights_take(&map->flights);
     }
 }
 
@@ -509,6 +522,7 @@ static int map_set_up(struct tb_map *map, const struct map_request *request)
         tb_deadline(request->timeout, &map->deadline_ns) < 0)
         return -1;
     map->chunk_items = (uint32_t)chunk_items;
+    map->ahead_bytes = td_pool_ahead_bytes(map->handle->pool);
     map->name = Py_NewRef(map->options.name != NULL ? map->options.name : map->function->name);
     map->star = request->star != 0;
     map->keep_going = request->keep_going != 0;

@@ -15,9 +15,10 @@
 
 /* One place in the line of what is in flight. */
 struct tb_flight {
-    td_task *task;   /* a reference; or NULL: */
-    PyObject *error; /* what this place raises */
+    td_task *task;   /* a reference; in completion order to the part that is not read yet. Or NULL: */
+    PyObject *error; /* what this place raises; NULL: it was read */
     uint64_t bytes;
+    uint64_t first; /* of its items, in the input: the task's tag */
     uint32_t items;
     bool is_end; /* the error ended the input */
 };
@@ -30,10 +31,12 @@ struct tb_flights {
 
 /* How long an item takes and how much was sent: what chunk sizes follow from. */
 struct tb_pace {
-    int64_t begun_ns; /* the map was made */
-    int64_t item_ns;  /* smoothed; 0: not known yet */
-    uint64_t fed;     /* items */
-    uint32_t check;   /* look at the clock after so many items of gathering */
+    int64_t begun_ns;    /* the map was made */
+    int64_t item_ns;     /* smoothed; 0: not known yet */
+    uint64_t fed;        /* items */
+    uint64_t item_bytes; /* of an item's result, smoothed */
+    size_t sampled;      /* how often one was looked at that is not read yet */
+    uint32_t check;      /* look at the clock after so many items of gathering */
 };
 
 struct tb_map {
@@ -51,6 +54,7 @@ struct tb_map {
     bool feeding;         /* a thread is at it */
     uint32_t chunk_items; /* as asked for; 0: adapts */
     uint64_t window;      /* items in flight at most; 0: the default */
+    uint64_t ahead_bytes; /* bytes in flight at most, where the window is the default */
     struct tb_options options;
     PyObject *name; /* str; keeps options.name, or the function's */
     struct tb_chunk building;
@@ -99,6 +103,8 @@ void tb_map_measure(struct tb_map *map, const td_task *part, uint32_t items);
 void tb_map_end_input(struct tb_map *map);
 
 struct tb_flight tb_flights_take(struct tb_flights *flights);
+/* The place of the chunk that begins with that item; NULL: it has none any more. */
+struct tb_flight *tb_flights_find(const struct tb_flights *flights, uint64_t first);
 static inline struct tb_flight *tb_flights_first(struct tb_flights *flights)
 {
     return &flights->at[flights->head];

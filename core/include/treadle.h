@@ -128,6 +128,10 @@ void td_pool_release_fn(td_pool *pool, uint32_t fn);
  * argument bytes is reached. TD_ENOROOM when they can never fit. A block not submitted is dropped. */
 td_status td_pool_block_until(td_pool *pool, uint64_t bytes, int64_t deadline_ns, struct td_block *out);
 void td_pool_block_drop(td_pool *pool, struct td_block *block);
+/* How many bytes of arguments and results a caller that reads ahead should have under way at most, so that other parts of
+ * the program have room, too: TD_AHEAD_BYTES, or an eighth of the memory if that is less. */
+#define TD_AHEAD_BYTES (UINT64_C(256) << 20)
+uint64_t td_pool_ahead_bytes(const td_pool *pool);
 
 struct td_call {
     uint32_t fn;           /* from td_pool_intern; the task takes a reference of its own */

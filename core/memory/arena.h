@@ -45,6 +45,9 @@ typedef struct td_arena_backing {
     void *context;
 } td_arena_backing;
 
+#define TD_WARM_PARTS                                                                                          \
+    16u /* freed blocks take a 16th of the memory at most in the parent, and one in all workers */
+
 typedef struct td_arena_config {
     uint64_t cap_bytes;              /* most bytes in live blocks, headers included; 0: no cap */
     uint64_t warm_bytes;             /* most committed bytes kept in free blocks */

@@ -264,16 +264,29 @@ uint64_t td_memory_budget_bytes(const td_memory_budget *budget)
     return budget->total < budget->limit ? budget->total : budget->limit;
 }
 
+uint64_t td_memory_share(const td_memory_budget *budget, uint64_t parts, uint64_t most)
+{
+    const uint64_t share = td_memory_budget_bytes(budget) / parts;
+    return share < most ? share : most;
+}
+
 /* v1 counts the group itself under the plain key and its whole subtree under total_; the limit is on the subtree. */
+static uint64_t read_stat(const char *text, const char *subtree_key, const char *key)
+{
+    uint64_t bytes = 0;
+    if (!find_number(text, subtree_key, &bytes))
+        find_number(text, key, &bytes);
+    return bytes;
+}
+
+/* Page cache. Of what was used twice, half is taken to be in use still, such as the text of programs. */
 static uint64_t reclaimable(int stat_fd)
 {
     char text[STAT_BYTES];
-    uint64_t bytes = 0;
     if (stat_fd < 0 || !read_text(stat_fd, text, sizeof text))
         return 0;
-    if (!find_number(text, "total_inactive_file", &bytes))
-        find_number(text, "inactive_file", &bytes);
-    return bytes;
+    return read_stat(text, "total_inactive_file", "inactive_file") +
+           read_stat(text, "total_active_file", "active_file") / 2;
 }
 
 static uint64_t level_room(const td_memory_level *level, uint64_t wanted)

@@ -55,6 +55,9 @@ void td_memory_budget_fini(td_memory_budget *budget);
 /* The memory this process can count on: the smaller of `total` and `limit`. */
 uint64_t td_memory_budget_bytes(const td_memory_budget *budget);
 
+/* One of `parts` equal parts of it, but no more than `most`: what a cache or a read-ahead may take. */
+uint64_t td_memory_share(const td_memory_budget *budget, uint64_t parts, uint64_t most);
+
 /* Bytes that can be allocated now before a cgroup's limit is met or the machine has none available. Exact only where
  * it is below `wanted`: page cache that the kernel would give up is counted in only when needed. */
 uint64_t td_memory_room(const td_memory_budget *budget, uint64_t wanted);

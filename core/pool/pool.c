@@ -199,7 +199,7 @@ static td_status make_memory(td_pool *pool)
     pool->oom_kills = td_memory_oom_kills(&pool->memory);
     const td_arena_config config = {
         .cap_bytes = args_cap(&pool->memory),
-        .warm_bytes = (uint64_t)td_option_int(TD_OPT_WARM_BYTES),
+        .warm_bytes = td_memory_share(&pool->memory, TD_WARM_PARTS, (uint64_t)td_option_int(TD_OPT_WARM_BYTES)),
         .budget = &pool->memory,
     };
     status = td_arena_new("treadle-args", 0, &config, &pool->args_arena);

@@ -11,6 +11,8 @@
 
 #include "base/trace.h"
 
+#define AHEAD_PARTS 8u
+
 /* ---- Blocks for arguments ------------------------------------------------------------------------------------ */
 
 struct room {
@@ -48,6 +50,11 @@ void td_pool_block_drop(td_pool *pool, struct td_block *block)
     if (block->ref != 0 && !td__pool_forked(pool))
         td_arena_free(pool->args_arena, block->ref);
     block->ref = 0;
+}
+
+uint64_t td_pool_ahead_bytes(const td_pool *pool)
+{
+    return td_memory_share(&pool->memory, AHEAD_PARTS, TD_AHEAD_BYTES);
 }
 
 /* ---- Slots ---------------------------------------------------------------------------------------------------- */

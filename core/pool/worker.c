@@ -104,7 +104,8 @@ static td_status attach_arenas(td_worker *worker, struct td_birth *birth)
         return status;
     td_memory_budget_init(&worker->memory, "");
     const td_arena_config config = {
-        .warm_bytes = (uint64_t)td_option_int(TD_OPT_WARM_BYTES),
+        .warm_bytes = td_memory_share(&worker->memory, (uint64_t)TD_WARM_PARTS * worker->map.worker_count,
+                                      (uint64_t)td_option_int(TD_OPT_WARM_BYTES)),
         .budget = &worker->memory,
     };
     status = td_arena_own(birth->arena_fd, size, &config, &worker->results);

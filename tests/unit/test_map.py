@@ -111,6 +111,26 @@ def test_a_slow_item_holds_up_nobody_when_unordered(pool, tmp_path):
     assert list(results) == ["gate"]
 
 
+def wait_or_fill(item: Path | int) -> bytes:
+    if isinstance(item, Path):
+        wait_at(item)
+        return b""
+    return bytes(item)
+
+
+def test_what_was_read_is_not_kept_when_unordered(pool, tmp_path):
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    results = pool.map(wait_or_fill, [gate, *[1 << 20] * 100], ordered=False)
+    most = 0
+    for read, result in enumerate(results, 1):
+        del result
+        if read == 100:
+            most = pool.stats()["result_bytes_live"]
+            open_gate(gate)
+    assert most < 10 << 20
+
+
 def test_all_kinds_of_values_come_back(pool):
     values = [None, True, -5, 2**70, 1.5, "ü", b"b" * 100, (1, (2, 3)), [1], {"k": 1}, "x" * 100_000, b"y" * 200_000]
     assert list(pool.map(same, values)) == values

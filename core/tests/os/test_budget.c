@@ -173,14 +173,27 @@ TD_TEST(memory_high_counts_as_a_limit)
     fake_end();
 }
 
-TD_TEST(inactive_page_cache_is_counted_in_when_needed)
+TD_TEST(a_share_is_of_the_memory_that_this_process_can_count_on)
+{
+    td_memory_budget budget;
+    begin_v2("0::/job\n");
+    fake_file("/sys/fs/cgroup/job/memory.max", "4294967296\n");
+    fake_file("/sys/fs/cgroup/job/memory.current", "0\n");
+    td_memory_budget_init(&budget, fake_root);
+    CHECK_EQ(td_memory_share(&budget, 8, GIB), GIB / 2);
+    CHECK_EQ(td_memory_share(&budget, 2, GIB), GIB);
+    td_memory_budget_fini(&budget);
+    fake_end();
+}
+
+TD_TEST(inactive_page_cache_and_half_of_the_active_are_counted_in_when_needed)
 {
     td_memory_budget budget;
     begin_v2("0::/job\n");
     fake_file("/sys/fs/cgroup/job/memory.max", "4294967296\n");
     fake_file("/sys/fs/cgroup/job/memory.current", "4294967296\n");
     fake_file("/sys/fs/cgroup/job/memory.stat",
-              "anon 1\nfile 2\ninactive_anon 3\ninactive_file 1073741824\nslab 4\n");
+              "anon 1\nfile 2\ninactive_anon 3\ninactive_file 536870912\nactive_file 1073741824\nslab 4\n");
     td_memory_budget_init(&budget, fake_root);
     CHECK_EQ(td_memory_room(&budget, 1), GIB);
     CHECK_EQ(td_memory_room(&budget, 0), 0);
