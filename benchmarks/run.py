@@ -32,6 +32,7 @@ BENCHMARKS = (
     "idle",
     "threads",
     "large",
+    "bulk",
 )
 PACKAGES = ("treadle", "loky", "joblib", "dask", "distributed", "ray", "numpy", "cloudpickle")
 

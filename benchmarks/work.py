@@ -40,6 +40,12 @@ def same(array: Any) -> Any:
     return array
 
 
+def read_from(pid: int, descriptor: int) -> None:
+    """Waits until something can be read from another process's pipe."""
+    with open(f"/proc/{pid}/fd/{descriptor}", "rb", buffering=0) as pipe:
+        pipe.read(1)
+
+
 # --- looking at processes
 
 
