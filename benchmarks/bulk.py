@@ -122,8 +122,8 @@ BENCHMARK = harness.Benchmark(
     question="How much memory does much work take?",
     method=f"{QUEUED:,} calls with a small argument queued behind one that waits, what each takes in the submitting "
     f"process, its future included, before any has run and after all results are read; a result of {RESULT_BYTES:,} "
-    f"bytes; and a map of {ITEMS:,} items of {ITEM_BYTES:,} bytes each way, made as they are asked for. For the last two "
-    "the most that all processes held at a time (PSS) beyond what they held before. For information: no bar was set.",
+    f"bytes; and a map of {ITEMS:,} items of {ITEM_BYTES:,} bytes each way, made as they are asked for. For the last "
+    "two the most that all processes held at a time (PSS) beyond those before. For information: no bar was set.",
     subjects=[
         Subject("treadle", functools.partial(measure, treadle_pool), requires="treadle"),
         Subject("stdlib, fork", functools.partial(measure, stdlib_pool)),

@@ -18,7 +18,7 @@
 /* X(id, variable, type, default as text, help). */
 #define TD_OPTION_TABLE(X)                                                                                     \
     X(SPIN, "TREADLE_SPIN", SPIN, "auto",                                                                      \
-      "how long workers and waiters spin before they sleep: auto (calibrated), 0 (never), or microseconds")    \
+      "how long workers and waiters spin before they sleep: auto (100 us, waiters 20), 0 (never), or us")      \
     X(WORKERS, "TREADLE_WORKERS", INT, "0", "default number of workers; 0 is the CPU budget")                  \
     X(SLOTS, "TREADLE_SLOTS", INT, "4096", "tasks a pool holds in shared memory; more wait in the parent")     \
     X(ARENA_BYTES, "TREADLE_ARENA_BYTES", BYTES, "0",                                                          \
