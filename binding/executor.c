@@ -447,8 +447,18 @@ static PyObject *submit_call(struct tb_executor *executor, PyObject *callable,
     return own_failure ? failed_future(executor, callable) : NULL;
 }
 
-PyDoc_STRVAR(submit_doc, "submit($self, fn, /, *args, **kwargs)\n--\n\n"
-                         "Has a worker call `fn(*args, **kwargs)`; the Future of the outcome.");
+PyDoc_STRVAR(submit_doc,
+             "submit($self, fn, /, *args, **kwargs)\n--\n\n"
+             "Has a worker call `fn(*args, **kwargs)`; the Future of the outcome.\n\n"
+             "Arguments are copied once, into shared memory; in the worker, arrays and other large "
+             "buffers are views of it, writable ones where only this call has them. What can't be sent "
+             "fails the future, not this call. Waits while more than TREADLE_ARENA_BYTES of arguments "
+             "are queued.\n\n"
+             "Raises:\n"
+             "    TypeError: fn is not callable.\n"
+             "    PoolClosed: after shutdown().\n"
+             "    PoolBroken: the pool can run nothing any more.\n"
+             "    ForkedPool: the pool was started by this process's parent.");
 
 static PyObject *executor_submit(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {

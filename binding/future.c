@@ -269,11 +269,23 @@ static int await_outcome(struct tb_state *state, struct tb_future *future, int64
     return 0;
 }
 
-PyDoc_STRVAR(result_doc,
-             "result($self, timeout=None)\n--\n\n"
-             "What the call returned; raises what it raised. Waits at most timeout seconds (None: for "
-             "ever), then raises TimeoutError; CancelledError if it was cancelled, WorkerDied if the "
-             "worker that ran it died.");
+PyDoc_STRVAR(
+    result_doc,
+    "result($self, timeout=None)\n--\n\n"
+    "What the call returned, the same object each time; waits for it at most timeout seconds (None: for "
+    "ever).\n\n"
+    "Arrays and other large buffers in it are views of shared memory that the worker wrote, not copies, until "
+    "they are let go of; bytes and str are copied.\n\n"
+    "Raises:\n"
+    "    What the call raised, with the worker's traceback as its cause.\n"
+    "    TimeoutError: it is not done in that time.\n"
+    "    CancelledError: it was cancelled.\n"
+    "    WorkerDied: the worker that ran it died.\n"
+    "    TaskTimeout: it ran longer than its timeout.\n"
+    "    TravelError, NoRoom: an argument or the result could not be sent.\n"
+    "    ArrivalError: one could not be loaded.\n"
+    "    PoolBroken: the pool broke before it was done.\n\n"
+    "Source: binding/settle.c, binding/decode.c.");
 
 static PyObject *future_result(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
@@ -353,10 +365,12 @@ static int cancel_task(struct tb_state *state, struct tb_future *future, td_task
     return tb_raise_status(state, status, NULL);
 }
 
-PyDoc_STRVAR(cancel_doc,
-             "cancel($self, force=False)\n--\n\n"
-             "Cancels a call that has not begun; True when it is cancelled. With force a running call is "
-             "stopped too: an exception in the worker first, its end after the pool's grace time.");
+PyDoc_STRVAR(
+    cancel_doc,
+    "cancel($self, force=False)\n--\n\n"
+    "Cancels a call that no worker has begun, or is about to begin; True when it is cancelled. With force a "
+    "running call of a process pool is stopped too: TaskCancelled is raised in it, and its worker is killed "
+    "after the grace time (TREADLE_GRACE, 1 s).");
 
 static PyObject *future_cancel(PyObject *self, PyObject *args, PyObject *kwargs)
 {
@@ -519,12 +533,17 @@ static PyMethodDef future_methods[] = {
 
 /* timing, then the attributes that the stdlib reaches for (observe.c). */
 static PyGetSetDef future_getset[] = {
-    {"timing", get_timing, NULL, PyDoc_STR("Where the time went (treadle.Timing), or None until it is done."),
+    {"timing", get_timing, NULL,
+     PyDoc_STR("A named tuple, or None until it is done: seconds queued, in transfer (other than queued and "
+               "run) and at run, "
+               "worker_pid, and attempts. None for calls that no worker ran."),
      NULL},
     {0},
 };
 
-PyDoc_STRVAR(future_doc, "Future()\n--\n\nThe outcome of a call that runs elsewhere.");
+PyDoc_STRVAR(future_doc, "Future()\n--\n\nThe outcome of a call that runs elsewhere: a "
+                         "concurrent.futures.Future, made by submit().\n\n"
+                         "Source: binding/future.c, binding/settle.c, binding/observe.c.");
 
 static PyType_Slot future_slots[] = {
     {Py_tp_doc, (void *)future_doc},

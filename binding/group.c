@@ -176,7 +176,12 @@ static int parse_until(PyObject *return_when, enum until *until)
 }
 
 PyDoc_STRVAR(wait_doc, "wait($module, /, fs, timeout=None, return_when='ALL_COMPLETED')\n--\n\n"
-                       "concurrent.futures.wait, faster where all futures are Treadle's.");
+                       "concurrent.futures.wait, faster where all futures are Treadle's.\n\n"
+                       "fs are futures; timeout is in seconds (None: for ever); return_when is ALL_COMPLETED, "
+                       "FIRST_COMPLETED or FIRST_EXCEPTION. A named tuple of two sets, done and not_done.\n\n"
+                       "Raises:\n"
+                       "    ValueError: return_when is none of these.\n\n"
+                       "Source: binding/group.c.");
 
 static PyObject *group_wait(PyObject *module, PyObject *args, PyObject *kwargs)
 {
@@ -324,8 +329,14 @@ static int completed_set_up(struct completed *iterator, PyObject *futures)
     return joined;
 }
 
-PyDoc_STRVAR(as_completed_doc, "as_completed($module, /, fs, timeout=None)\n--\n\n"
-                               "concurrent.futures.as_completed, faster where all futures are Treadle's.");
+PyDoc_STRVAR(as_completed_doc,
+             "as_completed($module, /, fs, timeout=None)\n--\n\n"
+             "concurrent.futures.as_completed, faster where all futures are Treadle's.\n\n"
+             "An iterator over the futures as they are done; those that are done already come first. "
+             "timeout is in seconds from this call on (None: for ever).\n\n"
+             "Raises:\n"
+             "    TimeoutError: in next(), when the time is over.\n\n"
+             "Source: binding/group.c.");
 
 static PyObject *group_as_completed(PyObject *module, PyObject *args, PyObject *kwargs)
 {

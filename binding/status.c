@@ -107,10 +107,11 @@ PyObject *tb_task_exception(struct tb_state *state, const td_task *task, td_pool
     case TD_TASK_DIED: {
         struct td_death death = {0};
         (void)td_task_death(task, &death);
-        return tb_call_errors(state, "worker_died", "(OiiiOOIs)", shown, (int)death.pid, (int)death.signal,
+        const bool broken = pool != NULL && td_pool_broken_reason(pool)[0] != '\0';
+        return tb_call_errors(state, "worker_died", "(OiiiOOIsO)", shown, (int)death.pid, (int)death.signal,
                               (int)death.exit_code, death.oom_suspected ? Py_True : Py_False,
                               death.quarantined ? Py_True : Py_False, (unsigned)death.deaths,
-                              td_task_death_stack(task));
+                              td_task_death_stack(task), broken ? Py_True : Py_False);
     }
     case TD_TASK_TIMED_OUT:
         return tb_call_errors(state, "task_timeout", "(Od)", shown, (double)timeout_ns / (double)TD_NS_PER_S);

@@ -40,7 +40,10 @@ class WorkerDied(TreadleError, BrokenProcessPool):
 
 
 class PoolBroken(TreadleError, BrokenProcessPool):
-    """The pool can run nothing any more; the message has the reason."""
+    """The pool can run nothing any more; the message has the reason.
+
+    A `concurrent.futures.process.BrokenProcessPool`.
+    """
 
     __module__ = "treadle"
 
@@ -63,8 +66,9 @@ def worker_died(
     quarantined: bool,
     deaths: int,
     stack: str,
+    broken: bool = False,
 ) -> WorkerDied:
-    """See _errors.worker_died."""
+    """The error of a task whose worker died. Non-positive signals and negative exit codes are unknown ones."""
     signal = signal if signal is not None and signal > 0 else None
     exit_code = exit_code if exit_code is not None and exit_code >= 0 and signal is None else None
     parts = [f"the worker that ran {task_title(name)} died: {how(pid, signal, exit_code)}."]
@@ -74,6 +78,8 @@ def worker_died(
         )
     if quarantined:
         parts.append(f"It is quarantined: {deaths} workers died with it, and no retry is left.")
+    elif broken:
+        parts.append("Its pool is broken, too.")
     else:
         parts.append("Only this task failed, and the pool goes on; retries=1 would have run it again.")
     if stack:

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 
 class TreadleError(Exception):
-    """The base of all of Treadle's errors."""
+    """The base of all of Treadle's errors. Sources: python/treadle/_errors.py, _broken.py."""
 
     __module__ = "treadle"
 
 
 class TaskTimeout(TreadleError, TimeoutError):
-    """A task ran longer than its `timeout` and was stopped."""
+    """A task ran longer than its `timeout` and was stopped. A `TimeoutError`."""
 
     __module__ = "treadle"
 
@@ -36,13 +36,13 @@ class TaskCancelled(BaseException):
 
 
 class PoolClosed(TreadleError, RuntimeError):
-    """A task was submitted after `shutdown()`."""
+    """A task was submitted after `shutdown()`, or at the interpreter's end. A `RuntimeError`."""
 
     __module__ = "treadle"
 
 
 class ForkedPool(TreadleError, RuntimeError):
-    """A pool that the parent had started was used in a child made by `os.fork()`."""
+    """A pool that the parent had started was used in a child made by `os.fork()`. A `RuntimeError`."""
 
     __module__ = "treadle"
 
@@ -50,20 +50,20 @@ class ForkedPool(TreadleError, RuntimeError):
 class TravelError(TreadleError, pickle.PicklingError):
     """A function, an argument or a result that can't be pickled; the message has the path to it.
 
-    Where pickling raised one of the common built-in exceptions, it is one of these, too.
+    A `pickle.PicklingError`. Where pickling raised one of the common built-in exceptions, it is one of these, too.
     """
 
     __module__ = "treadle"
 
 
 class NoRoom(TreadleError, MemoryError):
-    """Data that doesn't fit below the memory limit of the arena or of the cgroup."""
+    """Data that doesn't fit below a memory limit: TREADLE_ARENA_BYTES, the cgroup's, `ulimit`. A `MemoryError`."""
 
     __module__ = "treadle"
 
 
 class CorruptData(TreadleError, RuntimeError):
-    """Data from another process that failed a check."""
+    """Data from another process that failed a check. A `RuntimeError`."""
 
     __module__ = "treadle"
 
@@ -101,20 +101,11 @@ def __getattr__(name: str) -> Any:
 # --- made for the extension module
 
 
-def worker_died(
-    name: str | None,
-    pid: int | None,
-    signal: int | None,
-    exit_code: int | None,
-    oom: bool,
-    quarantined: bool,
-    deaths: int,
-    stack: str,
-) -> BaseException:
-    """The error of a task whose worker died. Non-positive signals and negative exit codes are unknown ones."""
+def worker_died(*details: Any) -> BaseException:
+    """The error of a task whose worker died: see _broken.py, whose import can wait until one does."""
     from . import _broken
 
-    return _broken.worker_died(name, pid, signal, exit_code, oom, quarantined, deaths, stack)
+    return _broken.worker_died(*details)
 
 
 # As which a TravelError may be caught.

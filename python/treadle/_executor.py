@@ -46,6 +46,8 @@ class ProcessPoolExecutor(_engine.Executor, _maps.Maps, Executor):
 
     Raises:
         ValueError, TypeError: an argument is out of range or of the wrong type, in the stdlib's words.
+
+    Sources: python/treadle/_executor.py, binding/executor.c, core/pool/.
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -134,7 +136,20 @@ class ProcessPoolExecutor(_engine.Executor, _maps.Maps, Executor):
         name: str | None = None,
         retry_on: type[Exception] | tuple[type[Exception], ...] | EllipsisType = ...,
     ) -> _options.TaskOptions:
-        """A view of this pool whose tasks have these options; what is not given is as in the pool."""
+        """A view of this pool whose tasks have these options; what is not given is as in the pool.
+
+        Args:
+            timeout: Seconds that a task may run, or None.
+            retries: How often a task may run again after its worker's death.
+            name: What errors and `stats` call the task; by default the function's name.
+            retry_on: Exception types after which it runs again as well.
+
+        Returns:
+            An executor with `submit`, `map` and `starmap`.
+
+        Raises:
+            ValueError, TypeError: as the pool's constructor.
+        """
         return _options.TaskOptions(
             self,
             self._timeout if timeout is ... else _options.check_timeout(timeout),
@@ -258,11 +273,11 @@ class ProcessPoolExecutor(_engine.Executor, _maps.Maps, Executor):
             self._forwarder.stop()
 
     def terminate_workers(self) -> None:
-        """Ends the pool at once: SIGTERM to all workers, and what they ran is lost."""
+        """Ends the pool: SIGTERM to all workers. What they ran fails with PoolBroken, what is queued is cancelled."""
         self._force(_engine.CLOSE_TERMINATE)
 
     def kill_workers(self) -> None:
-        """Ends the pool at once: SIGKILL to all workers, and what they ran is lost."""
+        """Ends the pool: SIGKILL to all workers. What they ran fails with PoolBroken, what is queued is cancelled."""
         self._force(_engine.CLOSE_KILL)
 
     def _force(self, flag: int) -> None:
@@ -290,13 +305,13 @@ class ProcessPoolExecutor(_engine.Executor, _maps.Maps, Executor):
     # --- looking at it
 
     def stats(self) -> Mapping[str, Any]:
-        """Figures of the pool, as they are now.
+        """Figures of the pool, as they are now; a copy. Bytes are in bytes, times in nanoseconds.
 
         `tasks` has the number of tasks by state; `queued` those waiting; `restarts` the workers that replaced dead
         ones; `bytes_moved` the results that came without a copy, `bytes_copied` what was copied; `workers` a list with
-        each one's `pid`, `state`, `tasks_done`, `rss_bytes` and `busy_ns`; `deaths` a list of the latest 256 workers
-        that died: `pid`, `signal` or `exit_code`, whether a task was `lost`, and then its `name`, its `items` in a map
-        (first and end), and its `fate`: "died", "retried", "cancelled" or "timed out".
+        each one's `pid`, `state`, `tasks_done`, `rss_bytes`, `busy_ns` and `started_ns`; `deaths` a list of the latest
+        256 workers that died: `pid`, `signal` or `exit_code`, whether a task was `lost`, and then its `name`, its
+        `items` in a map (first and end), and its `fate`: "died", "retried", "cancelled" or "timed out".
         """
         figures = dict(self._stats())
         states = ("submitted", "queued", "running", "succeeded", "failed", "cancelled", "died", "timed_out", "retried")

@@ -40,6 +40,12 @@ class Pool:
 
     A worker that dies fails the task it ran with WorkerDied; with the stdlib's pool, `get` would wait for ever.
     `imap` and `imap_unordered` read an iterable without a length only as fast as workers need it.
+
+    Raises:
+        ValueError, TypeError: an argument is out of range or of the wrong type; also from every method that submits,
+            when the pool is closed.
+
+    Source: python/treadle/_pool.py.
     """
 
     def __init__(
@@ -75,7 +81,10 @@ class Pool:
         callback: Callable[[T], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
     ) -> AsyncResult[T]:
-        """The same without waiting: its result, later."""
+        """`func(*args, **kwds)` in a worker, without waiting.
+
+        The callbacks get the result, or what was raised, in a thread of this process.
+        """
         self._check_running()
         return AsyncResult([self._executor.submit(func, *args, **kwds)], first_value, callback, error_callback)
 

@@ -110,7 +110,12 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
             self.submit = self._crew.queue.submit  # type: ignore[method-assign]
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """Schedules `fn(*args, **kwargs)` and returns its future."""
+        """Has a thread call `fn(*args, **kwargs)`; the Future of the outcome. Nothing is copied.
+
+        Raises:
+            RuntimeError: after `shutdown`, or at the interpreter's end.
+            BrokenThreadPool: an initializer raised.
+        """
         return self._crew.queue.submit(fn, *args, **kwargs)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

@@ -106,7 +106,9 @@ def test_a_task_whose_retries_are_used_up_is_quarantined(tmp_path: Path) -> None
 def test_death_breaks_the_pool_where_that_is_asked_for() -> None:
     with ProcessPoolExecutor(1, on_worker_death="break") as pool:
         futures = [pool.submit(kill_self), *(pool.submit(abs, -1) for _ in range(5))]
-        for future in futures:
+        with pytest.raises(WorkerDied, match="Its pool is broken"):
+            futures[0].result()
+        for future in futures[1:]:
             with pytest.raises(BrokenProcessPool):
                 future.result()
         with pytest.raises(BrokenProcessPool):
