@@ -135,6 +135,7 @@ static bool may_spin(void)
  * was meant for whoever drains. */
 static td_status hold(const struct waiter *self, int64_t deadline_ns)
 {
+    td_bell_show_cpu(&drain.bell);
     const int64_t spin_end = td_now_ns() + WAITER_SPIN_NS;
     bool spin = spin_end < deadline_ns && may_spin();
     for (td_status status = TD_OK;;) {

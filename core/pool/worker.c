@@ -28,6 +28,7 @@
 #include "memory/arena.h"
 #include "os/budget.h"
 #include "os/memfd.h"
+#include "os/placement.h"
 #include "os/process.h"
 #include "pool/birth.h"
 #include "ring/completion.h"
@@ -38,6 +39,7 @@
 #define TRIM_KEEP_BYTES (UINT64_C(2) << 20)
 #define SPIN_TURNS_PER_LOOK 16u /* of a spin, between looks at what rarely changes */
 #define SPIN_TURNS_PER_CLOCK 64u
+#define MOVE_EVERY_NS (4 * TD_NS_PER_MS)
 #define CLAIMS_PER_LOOK 16u /* between looks at whether the ring runs low */
 
 struct td_worker {
@@ -50,9 +52,10 @@ struct td_worker {
     td_arena *args;    /* the parent's, attached */
     td_arena *results; /* our own */
     td_memory_budget memory;
-    uint64_t from;  /* every position below it is claimed */
-    bool searching; /* `state` says SEARCHING, or did until it was parked and woken */
-    bool trimmed;   /* no block was made since the arena was trimmed */
+    uint64_t from;      /* every position below it is claimed */
+    bool searching;     /* `state` says SEARCHING, or did until it was parked and woken */
+    int64_t move_at_ns; /* not before, to another CPU */
+    bool trimmed;       /* no block was made since the arena was trimmed */
     uint64_t tasks_done, busy_ns;
     /* the assignment */
     struct td_slot *slot;   /* NULL: there is none */
@@ -138,6 +141,7 @@ td_status td_worker_attach(struct td_birth *birth, td_worker **out)
     if (status != TD_OK)
         goto failed;
     worker->trimmed = true;
+    td_thread_wake_gently();
     td_atomic_store_relaxed(&worker->seat->leaving, 0);
     td_atomic_store_relaxed(&worker->seat->current, 0);
     td_atomic_store_relaxed(&worker->seat->failure, 0);
@@ -249,10 +253,24 @@ static void answer_wants(td_worker *worker, uint32_t kinds)
         td_bell_ring_loud(&worker->bell);
 }
 
-/* Waits awake until there is something to look at; false: the time is up, or others need the CPU more. */
-static bool spin(const td_worker *worker, int64_t until_ns)
+/* Spinning on the CPU of the thread that waits for us would only keep it from what it waits for. The scheduler puts a
+ * woken thread next to its waker, and leaves the two together for tens of milliseconds; so we move, if we may. */
+static bool stands_in_the_way(td_worker *worker)
 {
-    if (!td_doorbell_may_spin(&worker->map, &worker->bell) || td_now_ns() >= until_ns)
+    if (!td_bell_shares_cpu(&worker->bell))
+        return false;
+    const int64_t now = td_now_ns();
+    if (now < worker->move_at_ns)
+        return true;
+    worker->move_at_ns = now + MOVE_EVERY_NS;
+    return !td_cpu_leave();
+}
+
+/* Waits awake until there is something to look at; false: the time is up, or others need the CPU more. */
+static bool spin(td_worker *worker, int64_t until_ns)
+{
+    if (!td_doorbell_may_spin(&worker->map, &worker->bell) || td_now_ns() >= until_ns ||
+        stands_in_the_way(worker))
         return false;
     const td_atomic_u64 *cell = &worker->map.cells[worker->from & (worker->map.slot_count - 1)];
     for (uint32_t turn = 1;; turn++) {

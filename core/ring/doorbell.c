@@ -10,6 +10,7 @@
 #include "os/event.h"
 #include "os/futex.h"
 #include "os/memfd.h"
+#include "os/placement.h"
 
 #define BELL_BYTES 4096u
 
@@ -120,7 +121,21 @@ td_status td_bell_sleep_until(struct td_bell_map *map, uint32_t seen, int64_t de
     td_atomic_store_relaxed(&map->bell->asleep, 1);
     const td_status status = td_futex_wait_until(&map->bell->rings, seen, deadline_ns, true);
     td_atomic_store_relaxed(&map->bell->asleep, 0);
+    td_bell_show_cpu(map);
     return status == TD_EAGAIN ? TD_OK : status;
+}
+
+void td_bell_show_cpu(struct td_bell_map *map)
+{
+    const uint32_t cpu = (uint32_t)(td_cpu_current() + 1);
+    if (td_atomic_load_relaxed(&map->bell->cpu) != cpu) /* workers read that line after each task */
+        td_atomic_store_relaxed(&map->bell->cpu, cpu);
+}
+
+bool td_bell_shares_cpu(const struct td_bell_map *map)
+{
+    const uint32_t cpu = td_atomic_load_relaxed(&map->bell->cpu);
+    return cpu != 0 && cpu == (uint32_t)(td_cpu_current() + 1);
 }
 
 void td_bell_unlisten(struct td_bell_map *map)
@@ -236,7 +251,7 @@ bool td_doorbell_may_spin(const struct td_segment_map *map, const struct td_bell
     uint32_t active = td_atomic_load_relaxed(&bell->bell->asleep) != 0 ? 0 : 1;
     for (uint32_t w = 0; w < map->worker_count; w++) {
         const uint32_t state = td_atomic_load_relaxed(&map->states[w]);
-        active += state == TD_SEAT_SEARCHING || state == TD_SEAT_WOKEN || state == TD_SEAT_BUSY;
+        active += state == TD_SEAT_SEARCHING || state == TD_SEAT_BUSY;
     }
     return active <= map->head->cpu_budget;
 }

@@ -51,6 +51,7 @@ struct td_bell {
     td_atomic_u32 listen; /* TD_LISTEN_* */
     td_atomic_u32 rings;  /* the futex word */
     td_atomic_u32 asleep; /* the parent's token holder sleeps: its CPU is free to spin on */
+    td_atomic_u32 cpu;    /* where the token holder was last seen to run, plus 1 */
 };
 
 struct td_bell_map {
@@ -74,6 +75,10 @@ void td_bell_ring_loud(struct td_bell_map *map);
 uint32_t td_bell_listen(struct td_bell_map *map);
 td_status td_bell_sleep_until(struct td_bell_map *map, uint32_t seen, int64_t deadline_ns);
 void td_bell_unlisten(struct td_bell_map *map);
+/* Parent's token holder, when it begins to wait: here it runs. td_bell_sleep_until says so again when it wakes. */
+void td_bell_show_cpu(struct td_bell_map *map);
+/* Worker: does the parent's token holder run on our CPU, as far as is known? */
+bool td_bell_shares_cpu(const struct td_bell_map *map);
 /* Parent: wakes the thread in td_bell_sleep_until from another thread. */
 void td_bell_kick(struct td_bell_map *map);
 
@@ -97,7 +102,8 @@ void td_doorbell_stay_awake(struct td_segment_map *map, uint32_t worker);
 /* Does a worker sleep that nobody has woken? A hint. */
 bool td_doorbell_is_any_parked(const struct td_segment_map *map);
 
-/* Worker: may it spin? Only while busy and searching processes together fit the CPU budget. */
+/* Worker: may it spin? Only while busy and searching processes together fit the CPU budget; one that was woken and does
+ * not run yet takes no CPU. */
 bool td_doorbell_may_spin(const struct td_segment_map *map, const struct td_bell_map *bell);
 
 #endif

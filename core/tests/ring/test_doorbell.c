@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "os/event.h"
+#include "os/placement.h"
 #include "tests/ring/rig.h"
 
 #define LONG_NS (2 * TD_NS_PER_S) /* passes only when a wake-up is lost, or the machine stands still */
@@ -98,6 +99,13 @@ TD_TEST(who_stops_searching_wakes_another_for_what_waits)
     rig_fini(&rig);
 }
 
+static cpu_set_t cpus_allowed(void)
+{
+    cpu_set_t cpus;
+    REQUIRE(sched_getaffinity(0, sizeof cpus, &cpus) == 0);
+    return cpus;
+}
+
 TD_TEST(spinning_is_for_free_cpus)
 {
     struct rig rig;
@@ -110,10 +118,30 @@ TD_TEST(spinning_is_for_free_cpus)
     CHECK(!td_doorbell_may_spin(&rig.map, &rig.bell));
     td_atomic_store_relaxed(&rig.bell.bell->asleep, 1);
     CHECK(td_doorbell_may_spin(&rig.map, &rig.bell));
-    set_state(&rig, 2, TD_SEAT_WOKEN);
+    set_state(&rig, 2, TD_SEAT_WOKEN); /* it does not run yet */
+    CHECK(td_doorbell_may_spin(&rig.map, &rig.bell));
+    set_state(&rig, 2, TD_SEAT_SEARCHING);
     CHECK(!td_doorbell_may_spin(&rig.map, &rig.bell));
     set_state(&rig, 1, TD_SEAT_PARKED);
     CHECK(td_doorbell_may_spin(&rig.map, &rig.bell));
+    rig_fini(&rig);
+}
+
+TD_TEST(a_cpu_is_shared_only_with_a_waiter_who_was_seen_on_it)
+{
+    struct rig rig;
+    rig_init(&rig, 4, 1);
+    CHECK(!td_bell_shares_cpu(&rig.bell)); /* nobody has waited yet */
+    const cpu_set_t before = cpus_allowed();
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET((unsigned)td_cpu_current(), &one);
+    REQUIRE(sched_setaffinity(0, sizeof one, &one) == 0);
+    td_bell_show_cpu(&rig.bell);
+    CHECK(td_bell_shares_cpu(&rig.bell));
+    td_atomic_store_relaxed(&rig.bell.bell->cpu, td_atomic_load_relaxed(&rig.bell.bell->cpu) + 1);
+    CHECK(!td_bell_shares_cpu(&rig.bell));
+    REQUIRE(sched_setaffinity(0, sizeof before, &before) == 0);
     rig_fini(&rig);
 }
 

@@ -1,0 +1,31 @@
+/* os/placement.c: see placement.h.
+ * Tests  tests/os/test_placement.c */
+#include "os/placement.h"
+
+#include <sched.h>
+
+int td_cpu_current(void)
+{
+    return sched_getcpu();
+}
+
+bool td_cpu_leave(void)
+{
+    cpu_set_t all, others;
+    const int here = sched_getcpu();
+    if (here < 0 || here >= CPU_SETSIZE || sched_getaffinity(0, sizeof all, &all) != 0)
+        return false;
+    others = all;
+    CPU_CLR((unsigned)here, &others);
+    if (CPU_COUNT(&others) == 0 || sched_setaffinity(0, sizeof others, &others) != 0)
+        return false;
+    sched_setaffinity(0, sizeof all, &all);
+    return true;
+}
+
+void td_thread_wake_gently(void)
+{
+    const struct sched_param priority = {.sched_priority = 0};
+    if (sched_getscheduler(0) == SCHED_OTHER)
+        sched_setscheduler(0, SCHED_BATCH, &priority);
+}

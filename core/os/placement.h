@@ -1,0 +1,19 @@
+/* os/placement.h: where the scheduler puts the calling thread, and a say in it. All of it is advice: where the kernel
+ * refuses, nothing happens. */
+#ifndef TD_OS_PLACEMENT_H
+#define TD_OS_PLACEMENT_H
+
+#include <stdbool.h>
+
+/* The CPU that the calling thread runs on; -1 where that can't be told. A few nanoseconds. */
+int td_cpu_current(void);
+
+/* Moves the calling thread to another CPU of its affinity mask, which is afterwards as it was. False: there is none. Takes
+ * about 10 us. */
+bool td_cpu_leave(void);
+
+/* From now on, being woken does not interrupt what runs on the CPU (SCHED_BATCH; what the thread starts inherits it).
+ * Another policy than the default one is the user's choice and stays. */
+void td_thread_wake_gently(void);
+
+#endif
