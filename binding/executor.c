@@ -455,7 +455,6 @@ PyDoc_STRVAR(submit_doc,
              "fails the future, not this call. Waits while more than TREADLE_ARENA_BYTES of arguments "
              "are queued.\n\n"
              "Raises:\n"
-             "    TypeError: fn is not callable.\n"
              "    PoolClosed: after shutdown().\n"
              "    PoolBroken: the pool can run nothing any more.\n"
              "    ForkedPool: the pool was started by this process's parent.");

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from . import __version__
@@ -11,15 +12,21 @@ from . import __version__
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; the exit status."""
     parser = argparse.ArgumentParser(prog="treadle", description="Parallel Python on one C engine.")
-    commands = parser.add_subparsers(title="commands", metavar="command", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="command", dest="command")
     doctor = commands.add_parser("doctor", help="show the CPU budget, the limits and the options in force")
     doctor.add_argument("--json", action="store_true", help="as JSON, for programs")
     parser.add_argument("--version", action="version", version=f"treadle {__version__}")
     options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return 0
 
     from . import _doctor
 
-    print(_doctor.as_json() if options.json else _doctor.as_text())
+    try:
+        print(_doctor.as_json() if options.json else _doctor.as_text(), flush=True)
+    except BrokenPipeError:  # whoever reads has read enough; nor shall the flush at the end try again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

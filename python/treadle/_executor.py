@@ -83,7 +83,7 @@ class ProcessPoolExecutor(_engine.Executor, _maps.Maps, Executor):
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         self._initializer = initializer
-        self._initargs = tuple(initargs)
+        self._initargs = _options.check_initargs(initargs)
         self._max_tasks = _options.check_max_tasks(max_tasks_per_child, self._start_method)
         if on_worker_death not in ("heal", "break"):
             raise ValueError(f"on_worker_death must be 'heal' or 'break', not {on_worker_death!r}")
@@ -91,10 +91,8 @@ class ProcessPoolExecutor(_engine.Executor, _maps.Maps, Executor):
         self._retries = _options.check_retries(retries)
         self._timeout = _options.check_timeout(timeout)
         self._retry_on = _options.check_retry_on(retry_on)
-        if isinstance(preload, str) or not all(isinstance(name, str) for name in preload):
-            raise TypeError("preload must be a sequence of module names")
-        self._preload = tuple(preload)
-        self._forward_output = forward_output
+        self._preload = _options.check_preload(preload)
+        self._forward_output = _options.check_forward_output(forward_output)
         self._forwarder: _output.Forwarder | None = None
         self._by_reference_main = False
         self._capture: Callable[[], bytes] = bytes  # the context for workers that are born now

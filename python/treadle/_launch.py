@@ -36,7 +36,10 @@ def choose(start_method: str | None, mp_context: StartContext | None) -> str | N
 
     Raises:
         ValueError: there is no such method, or the two arguments contradict each other.
+        TypeError: mp_context is no context.
     """
+    if mp_context is not None and not hasattr(mp_context, "get_start_method"):
+        raise TypeError(f"mp_context must be a multiprocessing context; did you mean start_method={mp_context!r}?")
     asked = None if mp_context is None else mp_context.get_start_method(allow_none=False)
     if start_method is not None and asked is not None and start_method != asked:
         raise ValueError(f"start_method={start_method!r} contradicts mp_context, which is {asked!r}")

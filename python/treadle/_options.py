@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -73,6 +73,27 @@ def check_workers(max_workers: int | None) -> int:
     if max_workers > _engine.MAX_WORKERS:
         raise ValueError(f"max_workers must be <= {_engine.MAX_WORKERS}")
     return operator.index(max_workers)
+
+
+def check_initargs(initargs: Iterable[Any]) -> tuple[Any, ...]:
+    if not isinstance(initargs, Iterable):
+        raise TypeError("initargs must be a tuple of arguments")
+    return tuple(initargs)
+
+
+def check_preload(preload: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(preload, str) or not isinstance(preload, Iterable):
+        raise TypeError("preload must be a sequence of module names")
+    names = tuple(preload)
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError("preload must be a sequence of module names")
+    return names
+
+
+def check_forward_output(forward_output: bool | None) -> bool | None:
+    if forward_output not in (None, True, False):
+        raise TypeError("forward_output must be True, False or None")
+    return forward_output
 
 
 def check_max_tasks(count: int | None, start_method: str | None) -> int:

@@ -192,5 +192,27 @@ def test_doctor_tells_the_budget_and_the_options() -> None:
     assert {option["name"] for option in found["options"]} >= {"TREADLE_SPIN", "TREADLE_WORKERS"}
 
 
+def test_the_command_alone_tells_what_there_is() -> None:
+    assert "doctor" in run_command()
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "treadle", "doctor"], stdout=writer, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"mp_context": "spawn"}, {"initargs": 5}, {"preload": 3}, {"preload": [3]}, {"forward_output": "yes"}]
+)
+def test_an_argument_of_a_wrong_type_is_named(wrong: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=f"^{next(iter(wrong))} must be "):
+        ProcessPoolExecutor(1, **wrong)
+
+
 def test_the_command_tells_its_version() -> None:
     assert run_command("--version") == f"treadle {treadle.__version__}\n"
