@@ -182,6 +182,18 @@ def test_preflight_asks_the_python_it_is_given(tmp_path: Path, module: str, sent
     assert (process.returncode, sentence in process.stderr) == (1, True)
 
 
+def test_preflight_stops_on_another_platform(tmp_path: Path) -> None:
+    uname = tmp_path / "uname"
+    uname.write_text('#!/bin/sh\n[ "$1" = -s ] && echo Darwin || echo arm64\n')
+    uname.chmod(0o755)
+    path = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    process = subprocess.run(
+        [str(TOOLS / "preflight"), sys.executable], env=path, capture_output=True, text=True, check=False
+    )
+    told = "treadle: it builds on Linux x86-64 and aarch64 only; this is Darwin on arm64.\n"
+    assert (process.returncode, process.stderr) == (1, told)
+
+
 CLOSING = "ok   a\n2 passed, 1 failed, 3 skipped\n"
 
 
