@@ -97,6 +97,9 @@ bool td_arena_is_owner(const td_arena *arena);
  *   TD_ENOMEM   no heap memory for the allocator's own tables */
 td_status td_arena_alloc(td_arena *arena, uint64_t bytes, struct td_block *out);
 
+/* Is it over the cap now? */
+bool td_arena_is_full(td_arena *arena, uint64_t bytes);
+
 /* Cuts the block down to the `bytes` that are used; may keep more than asked. It stays where it is. TD_EINVAL:
  * not a block that the owner holds, or longer than its capacity. */
 td_status td_arena_shrink(td_arena *arena, uint64_t ref, uint64_t bytes);

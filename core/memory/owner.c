@@ -271,6 +271,15 @@ done:
     return status;
 }
 
+bool td_arena_is_full(td_arena *arena, uint64_t bytes)
+{
+    td__owner *owner = arena->owner;
+    pthread_mutex_lock(&owner->lock);
+    const bool full = owner->cap_bytes - owner->live_bytes < rounded(bytes + TD__BLOCK_HEADER);
+    pthread_mutex_unlock(&owner->lock);
+    return full;
+}
+
 /* ---- The other operations -------------------------------------------------------------------------------- */
 
 /* With TD_OK the lock is held. */

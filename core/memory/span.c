@@ -430,6 +430,8 @@ void td__spans_init(td__spans *spans, int fd, uint64_t size, const td_arena_back
     spans->fd = fd;
     spans->limit = (uint32_t)(size >> TD__GRANULE_SHIFT);
     spans->step = STEP_FIRST;
+    spans->room_credit =
+        STEP_FIRST << TD__GRANULE_SHIFT; /* an arena can be made even where there is no room left */
     spans->backing = *backing;
 }
 

@@ -142,8 +142,19 @@ bool td__pool_waits(const td_pool *pool)
     return false;
 }
 
+/* Another process of the pool lacks room: what the parent keeps for later goes back to the kernel. */
+static void relieve_locked(td_pool *pool)
+{
+    if (!td_relief_is_due(&pool->map, TD_RELIEF_PARENT))
+        return;
+    const uint32_t asked = td_relief_begin(&pool->map);
+    td_arena_trim(pool->args_arena, 0);
+    td_relief_answer(&pool->map, TD_RELIEF_PARENT, asked);
+}
+
 void td__pool_drain_locked(td_pool *pool)
 {
+    relieve_locked(pool);
     td__member_drain_all_locked(pool);
     /* A worker that reported before it could see that tasks wait here has not rung: look again. */
     while (pool->overflow_count > 0 && td__pool_refill_locked(pool) && td__pool_waits(pool))

@@ -35,6 +35,7 @@
 #include "memory/arena.h"
 #include "os/budget.h"
 #include "ring/completion.h"
+#include "ring/relief.h"
 #include "ring/segment.h"
 #include "ring/submission.h"
 #include "treadle.h"

@@ -15,6 +15,12 @@
 
 /* ---- Blocks for arguments ------------------------------------------------------------------------------------ */
 
+/* Is it the machine that has no room, and not the cap? Then the pool's other processes may have some to spare. */
+static bool may_be_relieved(td_pool *pool, uint64_t bytes)
+{
+    return bytes < td_memory_budget_bytes(&pool->memory) && !td_arena_is_full(pool->args_arena, bytes);
+}
+
 struct room {
     td_pool *pool;
     uint64_t freed_before;
@@ -31,13 +37,23 @@ td_status td_pool_block_until(td_pool *pool, uint64_t bytes, int64_t deadline_ns
 {
     if (td__pool_forked(pool))
         return TD_EFORKED;
+    bool asked = false;
     for (;;) {
         struct room room = {pool, td_atomic_load_seq(&pool->blocks_freed)};
         const bool idle = td_atomic_load_seq(&pool->outstanding) == 0;
         td_status status = td_arena_alloc(pool->args_arena, bytes, out);
-        if (status != TD_EAGAIN)
+        if (status != TD_EAGAIN && status != TD_ENOROOM)
             return status;
-        if (idle)
+        if (!asked && may_be_relieved(pool, bytes)) {
+            if (deadline_ns == 0)
+                return TD_ETIMEDOUT;
+            const int64_t until_ns = td_deadline_after(TD_RELIEF_NS);
+            td_relief_ask_until(&pool->map, td_drain_bell(), TD_RELIEF_PARENT,
+                                until_ns < deadline_ns ? until_ns : deadline_ns);
+            asked = true;
+            continue;
+        }
+        if (idle || status == TD_ENOROOM)
             return TD_ENOROOM; /* nothing is under way that could free a block */
         status = td_drain_wait_until(may_have_room, &room, deadline_ns);
         if (status != TD_OK)

@@ -33,6 +33,7 @@
 #include "pool/birth.h"
 #include "ring/completion.h"
 #include "ring/doorbell.h"
+#include "ring/relief.h"
 #include "ring/submission.h"
 
 #define TRIM_AFTER_NS TD_NS_PER_S /* of sleep, before freed blocks go back to the kernel */
@@ -148,6 +149,7 @@ td_status td_worker_attach(struct td_birth *birth, td_worker **out)
     td_atomic_store_relaxed(&worker->seat->tasks_done, 0);
     td_atomic_store_relaxed(&worker->seat->busy_ns, 0);
     td_atomic_store_relaxed(&worker->seat->pid, (uint32_t)getpid());
+    td_atomic_store_relaxed(&worker->seat->relieved, td_relief_begin(&worker->map));
     td_atomic_store_seq(worker->state, TD_SEAT_STARTING);
     *out = worker;
     return TD_OK;
@@ -229,6 +231,20 @@ static bool is_closing(const td_worker *worker)
     return td_atomic_load_acquire(&worker->map.head->closing) != 0;
 }
 
+/* Another process of the pool lacks room for a block: what is kept here for later goes back to the kernel. */
+static void relieve(td_worker *worker)
+{
+    const uint32_t asked = td_relief_begin(&worker->map);
+    td_arena_trim(worker->results, 0);
+    td_relief_answer(&worker->map, worker->index, asked);
+}
+
+static void relieve_if_asked(td_worker *worker)
+{
+    if (td_relief_is_due(&worker->map, worker->index))
+        relieve(worker);
+}
+
 /* ---- Searching ------------------------------------------------------------------------------------------------- */
 
 static td_status claim(td_worker *worker, uint32_t *slot, uint64_t *position)
@@ -277,7 +293,8 @@ static bool spin(td_worker *worker, int64_t until_ns)
         if (td_cell_position(td_atomic_load_relaxed(cell)) >= worker->from)
             return true;
         if (turn % SPIN_TURNS_PER_LOOK == 0 &&
-            (must_leave(worker) || is_closing(worker) || td_atomic_load_relaxed(&worker->map.head->wants) != 0))
+            (must_leave(worker) || is_closing(worker) || td_relief_is_due(&worker->map, worker->index) ||
+             td_atomic_load_relaxed(&worker->map.head->wants) != 0))
             return true;
         if (turn % SPIN_TURNS_PER_CLOCK == 0 &&
             (td_now_ns() >= until_ns || !td_doorbell_may_spin(&worker->map, &worker->bell)))
@@ -309,6 +326,7 @@ static td_status search(td_worker *worker, uint32_t *slot, uint64_t *position)
         }
         if (must_leave(worker))
             return TD_ECLOSED;
+        relieve_if_asked(worker);
         answer_wants(worker, TD_WANT_LOW | TD_WANT_HUNGRY);
         td_status status = claim(worker, slot, position);
         if (status != TD_EAGAIN)
@@ -390,6 +408,7 @@ td_status td_worker_next(td_worker *worker, struct td_assignment *out)
     uint32_t slot;
     uint64_t position;
     td_status status = TD_ECLOSED;
+    relieve_if_asked(worker);
     if (!must_leave(worker)) {
         status = claim(worker, &slot, &position);
         if (status == TD_EAGAIN)
@@ -421,6 +440,7 @@ td_status td_worker_take_item(td_worker *worker, uint32_t *item)
             return TD_ECLOSED;
     while (!td_atomic_cas_weak_relaxed(word, &range, range + 1)); /* below end, the low half never carries */
     *item = td_range_next(range);
+    relieve_if_asked(worker);
     if ((td_atomic_load_relaxed(&worker->map.head->wants) & TD_WANT_HUNGRY) != 0 &&
         td_doorbell_is_any_parked(&worker->map))
         answer_wants(worker, TD_WANT_HUNGRY); /* they fell asleep before the parent wanted to know */
@@ -435,12 +455,22 @@ bool td_worker_interrupted(td_worker *worker)
 
 /* ---- Results --------------------------------------------------------------------------------------------------- */
 
-td_status td_worker_block(td_worker *worker, uint64_t bytes, struct td_block *out)
+static td_status try_block(td_worker *worker, uint64_t bytes, struct td_block *out)
 {
     worker->trimmed = false;
     const td_status status = td_arena_alloc(worker->results, bytes, out);
-    /* Waiting for the parent to free results could wait for ever: it may wait for this very task. */
     return status == TD_EAGAIN ? TD_ENOROOM : status;
+}
+
+/* Waits for what others keep for later, but not for the parent to free results: it may wait for this very task. */
+td_status td_worker_block(td_worker *worker, uint64_t bytes, struct td_block *out)
+{
+    td_status status = try_block(worker, bytes, out);
+    if (status == TD_ENOROOM && bytes < td_memory_budget_bytes(&worker->memory)) {
+        td_relief_ask_until(&worker->map, &worker->bell, worker->index, td_deadline_after(TD_RELIEF_NS));
+        status = try_block(worker, bytes, out);
+    }
+    return status;
 }
 
 td_status td_worker_block_grow(td_worker *worker, struct td_block *block, uint64_t used, uint64_t bytes)
@@ -454,7 +484,7 @@ td_status td_worker_block_grow(td_worker *worker, struct td_block *block, uint64
     struct td_block grown;
     td_status status = TD_ENOROOM;
     if (ample > bytes)
-        status = td_worker_block(worker, ample, &grown);
+        status = try_block(worker, ample, &grown);
     if (status != TD_OK)
         status = td_worker_block(worker, bytes, &grown);
     if (status != TD_OK)

@@ -212,6 +212,7 @@ td_status td_doorbell_park_until(struct td_segment_map *map, uint32_t worker, ui
     (void)TD_EDGE(doorbell_D1, td_atomic_exchange_seq, td_atomic_store_relaxed)(state, TD_SEAT_PARKED); /* D1 */
     if (td_atomic_load_seq(&map->head->tail) == seen_tail &&                                            /* D2 */
         td_atomic_load_seq(&map->head->closing) == 0 &&
+        td_atomic_load_seq(&map->head->relief_asked) == td_atomic_load_relaxed(&map->seats[worker].relieved) &&
         td_atomic_load_seq(&map->seats[worker].dismissed) == 0 &&
         td_atomic_load_seq(&map->seats[worker].leaving) == 0) {
         status = td_futex_wait_until(state, TD_SEAT_PARKED, deadline_ns, true);

@@ -92,7 +92,8 @@ void td_doorbell_wake_worker(struct td_segment_map *map, uint32_t worker);
 void td_doorbell_stop_searching(struct td_segment_map *map, uint32_t worker, enum td_seat_state next);
 
 /* Worker: sleeps until woken or the deadline. The caller has found nothing to claim; `seen_tail` is the tail up to which
- * it looked (claim's *from). Doesn't sleep when the seat says dismissed or leaving, or no task will follow. The state is
+ * it looked (claim's *from). Doesn't sleep when the seat says dismissed or leaving, no task will follow, or relief (relief.h)
+ * is asked for. The state is
  * SEARCHING again on return. TD_OK: look again; TD_EINTR; TD_ETIMEDOUT. */
 td_status td_doorbell_park_until(struct td_segment_map *map, uint32_t worker, uint64_t seen_tail,
                                  int64_t deadline_ns);

@@ -10,7 +10,7 @@
  *
  * One writer per word: the parent writes `tail`, `closing`, `wants`, cells and what a seat's comment says; a worker
  * its own state (but for PARKED -> WOKEN, which is its waker's, and STARTING and EMPTY, while it does not exist), its seat
- * and its completion ring; `head_hint` is a hint that any worker may overwrite.   Tests  tests/ring/test_segment.c */
+ * and its completion ring; `head_hint` is a hint that any worker may overwrite, and relief.h has a few words for all.   Tests  tests/ring/test_segment.c */
 #ifndef TD_RING_SEGMENT_H
 #define TD_RING_SEGMENT_H
 
@@ -51,7 +51,9 @@ struct td_seat {
     td_atomic_u64 interrupt; /* the position of the task that SIGURG is meant for */
     td_atomic_u32 dismissed; /* leave after the current task */
     uint32_t max_tasks;      /* 0: unlimited */
-    uint8_t padding2[48];
+    /* by the worker, seldom */
+    td_atomic_u32 relieved; /* relief.h: its answer */
+    uint8_t padding2[44];
 };
 
 static_assert(sizeof(struct td_seat) == 128, "a seat is two cache lines, one per writer");
@@ -67,10 +69,14 @@ struct td_segment {
     uint64_t bytes;
     uint8_t padding[24];
     /* by the parent */
-    td_atomic_u64 tail;    /* positions below it were announced */
-    td_atomic_u32 closing; /* no task will follow: leave when nothing is queued */
-    td_atomic_u32 wants;   /* TD_WANT_*; a worker that rings clears the bit */
-    uint8_t padding2[48];
+    td_atomic_u64 tail;     /* positions below it were announced */
+    td_atomic_u32 closing;  /* no task will follow: leave when nothing is queued */
+    td_atomic_u32 wants;    /* TD_WANT_*; a worker that rings clears the bit */
+    td_atomic_u32 relieved; /* relief.h: the parent's answer */
+    /* by whoever lacks room for a block (relief.h), which is rare */
+    td_atomic_u32 relief_asked;
+    td_atomic_u32 relief_news; /* a futex word */
+    uint8_t padding2[36];
     /* by workers */
     td_atomic_u64 head_hint; /* most positions below it are claimed */
     uint8_t padding3[56];

@@ -72,6 +72,82 @@ with ProcessPoolExecutor(2) as pool:
 """
 
 
+STREAMS = """
+import hashlib
+from collections import deque
+from treadle import ProcessPoolExecutor
+
+MIB = 1 << 20
+COUNT = 400
+
+def late(data):
+    "The first takes as long as many others."
+    if data[:1] == b"x":
+        for _ in range(300):
+            hashlib.sha256(bytes(MIB)).digest()
+    return data
+
+def fill(number):
+    return late(b"x" * MIB if number == 0 else bytes(MIB))
+
+def items():
+    yield b"x" * MIB
+    for _ in range(COUNT - 1):
+        yield bytes(MIB)
+
+def submitted(pool):
+    waiting = deque()
+    for item in items():
+        waiting.append(pool.submit(late, item))
+        if len(waiting) > 20:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+def streams(pool):
+    yield pool.map(late, items())
+    yield pool.map(fill, iter(range(COUNT)))
+    yield pool.map(fill, range(COUNT))
+    yield pool.map(fill, range(COUNT), ordered=False)
+    yield pool.map(fill, iter(range(COUNT)), chunksize=8)
+    yield submitted(pool)
+
+with ProcessPoolExecutor(2) as pool:
+    for stream in streams(pool):
+        print(sum(map(len, stream)) // MIB)
+"""
+
+
+SPARE = """
+import os, sys
+from concurrent.futures import wait
+from treadle import ProcessPoolExecutor
+
+MIB = 1 << 20
+
+def hold(gate):
+    open(gate).close()
+
+with ProcessPoolExecutor(2) as pool:
+    for name in "abcdef":
+        gate = sys.argv[0] + name
+        os.mkfifo(gate)
+        held = pool.submit(hold, gate)
+        with open(gate, "w"):
+            wait([pool.submit(bytes, MIB) for _ in range(100)])
+        held.result()
+        print(len(pool.submit(bytes, 24 * MIB).result()) // MIB)
+"""
+
+
+def test_what_one_worker_has_to_spare_is_there_for_another(cgroup: Path, tmp_path: Path) -> None:
+    assert run_in(cgroup, tmp_path / "program.py", SPARE).split() == ["24"] * 6
+
+
+def test_streams_of_any_length_under_a_cgroups_memory_limit(cgroup: Path, tmp_path: Path) -> None:
+    assert run_in(cgroup, tmp_path / "program.py", STREAMS).split() == ["400"] * 6
+
+
 def test_under_a_cgroups_memory_limit(cgroup: Path, tmp_path: Path) -> None:
     found = run_in(cgroup, tmp_path / "program.py", BODY).splitlines()
     assert [line.strip() for line in found] == ["NoRoom", "NoRoom", "1", "WorkerDied True", "2", "600"]

@@ -151,12 +151,30 @@ TD_TEST(lack_of_pages_is_overcome_where_free_blocks_have_some)
     }
 }
 
+static td_status commit_nothing(void *context, int fd, uint64_t offset, uint64_t bytes)
+{
+    (void)context, (void)fd, (void)offset, (void)bytes;
+    return TD_ENOROOM;
+}
+
 TD_TEST(a_new_arena_without_a_first_page_is_refused)
+{
+    made_up machine = {.limit = UINT64_MAX};
+    td_arena_backing backing = made_up_backing(&machine);
+    td_arena *arena = NULL;
+    backing.commit = commit_nothing;
+    CHECK_STATUS(td_arena_new("test", 0, &(td_arena_config){.backing = &backing}, &arena), TD_ENOROOM);
+}
+
+TD_TEST(a_new_arena_can_be_made_where_little_room_is_left)
 {
     made_up machine = {.limit = 0};
     td_arena_backing backing = made_up_backing(&machine);
     td_arena *arena = NULL;
-    CHECK_STATUS(td_arena_new("test", 0, &(td_arena_config){.backing = &backing}, &arena), TD_ENOROOM);
+    td_block block;
+    REQUIRE_OK(td_arena_new("test", 0, &(td_arena_config){.backing = &backing}, &arena));
+    CHECK_STATUS(td_arena_alloc(arena, MIB, &block), TD_ENOROOM);
+    td_arena_unref(arena);
     machine = (made_up){.limit = UINT64_MAX, .fail_at = 1, .failure = TD_ENOROOM};
     /* A step can't be had, but a page can. */
     REQUIRE_OK(td_arena_new("test", 0, &(td_arena_config){.backing = &backing}, &arena));
