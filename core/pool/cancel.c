@@ -76,6 +76,14 @@ static td_status cancel_locked(td_task *task, bool force)
     return task->doom != TD_DOOM_NONE ? TD_OK : td__task_doom_locked(task, TD_DOOM_CANCEL);
 }
 
+/* After withdrawals: only what can run counts as waiting, and what stood behind moves up. */
+static void settle_line_locked(td_pool *pool)
+{
+    td_submission_skip(&pool->map);
+    if (pool->overflow_count > 0)
+        td__pool_refill_locked(pool);
+}
+
 td_status td_task_cancel(td_task *task, bool force)
 {
     if (td__pool_forked(task->pool))
@@ -85,11 +93,12 @@ td_status td_task_cancel(td_task *task, bool force)
     const td_status status = cancel_locked(task, force);
     for (td_task *part = task->rest; part != NULL; part = part->rest)
         cancel_locked(part, force);
+    settle_line_locked(pool);
     td__pool_unlock(pool);
     return status;
 }
 
-/* Ends every task that no worker has, but for those in a slot whose position is below `spared`. */
+/* Ends every task that no worker has, but for those in a slot whose rank is below `spared`. */
 static void withdraw_all_locked(td_pool *pool, enum td_task_state state, uint64_t spared)
 {
     while (!td_list_empty(&pool->overflow)) {
@@ -99,31 +108,37 @@ static void withdraw_all_locked(td_pool *pool, enum td_task_state state, uint64_
     }
     for (uint32_t slot = 0; slot < pool->map.slot_count; slot++) {
         td_task *task = pool->slot_tasks[slot];
-        if (task == NULL || td_atomic_load_relaxed(&task->position) < spared)
+        if (task == NULL || td_position_rank(td_atomic_load_relaxed(&task->position)) < spared)
             continue;
         if (withdraw_locked(task))
             td__task_finish_locked(task, state);
     }
 }
 
-/* The position behind the tasks that free hands are about to take: one each, the oldest that wait. */
+/* The rank behind the tasks that free hands are about to take: one each, the oldest that wait, first those of AGAIN. */
 static uint64_t behind_begun_locked(const td_pool *pool)
 {
-    uint64_t oldest = UINT64_MAX;
+    uint64_t oldest[TD_LANES] = {UINT64_MAX, UINT64_MAX};
+    uint32_t again = 0;
     for (uint32_t slot = 0; slot < pool->map.slot_count; slot++) {
         const td_task *task = pool->slot_tasks[slot];
         if (task == NULL || td_word_state(td_atomic_load_acquire(&pool->map.slots[slot].word)) != TD_SLOT_READY)
             continue;
-        const uint64_t position = td_atomic_load_relaxed(&task->position);
-        oldest = position < oldest ? position : oldest;
+        const uint64_t rank = td_position_rank(td_atomic_load_relaxed(&task->position));
+        oldest[task->lane] = rank < oldest[task->lane] ? rank : oldest[task->lane];
+        again += task->lane == TD_LANE_AGAIN;
     }
-    return oldest == UINT64_MAX ? 0 : oldest + td__crew_free_hands(pool);
+    const uint32_t hands = td__crew_free_hands(pool);
+    if (hands <= again)
+        return hands == 0 ? 0 : oldest[TD_LANE_AGAIN] + hands;
+    return oldest[TD_LANE_NEW] == UINT64_MAX ? TD_POSITION_LANE : oldest[TD_LANE_NEW] + hands - again;
 }
 
 void td__cancel_queued_locked(td_pool *pool, bool all)
 {
     td__member_drain_all_locked(pool);
     withdraw_all_locked(pool, TD_TASK_CANCELLED, all ? 0 : behind_begun_locked(pool));
+    settle_line_locked(pool);
 }
 
 void td__cancel_running_locked(td_pool *pool)

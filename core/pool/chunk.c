@@ -139,7 +139,7 @@ void td__chunk_split_locked(td_pool *pool, int64_t now)
         if (part == NULL)
             break;
         TD_TRACE(SPLIT, longest->slot, part->begin);
-        td__task_requeue_locked(part);
+        td__task_requeue_locked(part, TD_LANE_AGAIN);
     }
     if (later) {
         pool->split_at_ns = now + LOOK_AGAIN_NS;
@@ -176,7 +176,7 @@ static uint32_t take_published_locked(td_task *task, const struct td_slot *slot,
 }
 
 /* The items that the worker had taken, and lost. Takes the obituary over. */
-static void settle_dead_part_locked(td_task *dead, uint64_t position, enum td_doom doom,
+static void settle_dead_part_locked(td_task *dead, uint64_t position, enum td_doom doom, enum td_lane lane,
                                     struct td_obituary *obituary)
 {
     dead->attempts++;
@@ -198,7 +198,7 @@ static void settle_dead_part_locked(td_task *dead, uint64_t position, enum td_do
     }
     dead->retries_left--;
     dead->pool->stats.retried++;
-    td__task_requeue_locked(dead);
+    td__task_requeue_locked(dead, lane);
 }
 
 void td__chunk_lost_locked(td_task *task, struct td_slot *slot, struct td_member *member,
@@ -208,6 +208,7 @@ void td__chunk_lost_locked(td_task *task, struct td_slot *slot, struct td_member
     const enum td_doom doom = (enum td_doom)task->doom;
     const uint64_t position = td_atomic_load_relaxed(&task->position);
     const uint32_t end = task->end;
+    const uint64_t tasks_done = td_atomic_load_relaxed(&pool->map.seats[member - pool->members].tasks_done);
     td_task *after = td__task_new(pool), *dead = td__task_new(pool);
     if (after == NULL || dead == NULL) {
         td_task_unref(after);
@@ -219,6 +220,7 @@ void td__chunk_lost_locked(td_task *task, struct td_slot *slot, struct td_member
     }
     uint32_t taken = td_range_next(td_atomic_load_relaxed(&slot->range));
     const uint32_t lost = task->begin + take_published_locked(task, slot, member);
+    const enum td_lane lane = td__lane_after_death(tasks_done > 0 || lost > task->begin);
     taken = taken < lost ? lost : taken > end ? end : taken;
     /* Behind first, so that each goes right after `task`. */
     if (taken < end)
@@ -229,16 +231,17 @@ void td__chunk_lost_locked(td_task *task, struct td_slot *slot, struct td_member
     td__slot_free_locked(pool, task->slot);
     task->slot = TD_NO_SLOT;
     td__task_finish_locked(task, TD_TASK_RESULT); /* of what was published, be it nothing */
+    /* First what comes first: if there is one slot only, it is the one that a reader of results waits for. */
+    if (lost < taken) {
+        settle_dead_part_locked(dead, position, doom, lane, obituary);
+    } else {
+        td_task_unref(dead);
+        free(obituary);
+    }
     if (taken >= end)
         td_task_unref(after);
     else if (doom == TD_DOOM_CANCEL)
         td__task_finish_locked(after, TD_TASK_CANCELLED);
     else
-        td__task_requeue_locked(after);
-    if (lost < taken) {
-        settle_dead_part_locked(dead, position, doom, obituary);
-    } else {
-        td_task_unref(dead);
-        free(obituary);
-    }
+        td__task_requeue_locked(after, lane);
 }

@@ -114,6 +114,11 @@ uint32_t td_pool_get_deaths(td_pool *pool, struct td_death_record *out, uint32_t
 
 /* ---- What it leaves -------------------------------------------------------------------------------------------- */
 
+static enum td_lane lane_locked(const td_pool *pool, uint32_t worker)
+{
+    return td__lane_after_death(td_atomic_load_relaxed(&pool->map.seats[worker].tasks_done) > 0);
+}
+
 /* The task that it ran. */
 static void lose_locked(td_pool *pool, uint32_t worker, uint32_t index, struct td_obituary *obituary)
 {
@@ -138,7 +143,7 @@ static void lose_locked(td_pool *pool, uint32_t worker, uint32_t index, struct t
         free(obituary);
         task->retries_left--;
         pool->stats.retried++;
-        td__task_requeue_locked(task);
+        td__task_requeue_locked(task, lane_locked(pool, worker));
     } else {
         obituary->death.deaths = task->deaths;
         obituary->death.quarantined = task->deaths > 1;
@@ -172,7 +177,7 @@ static bool settle_locked(td_pool *pool, uint32_t worker, struct td_obituary *ob
             td_task *task = pool->slot_tasks[index];
             td__slot_free_locked(pool, index);
             task->slot = TD_NO_SLOT;
-            td__task_requeue_locked(task);
+            td__task_requeue_locked(task, lane_locked(pool, worker));
         }
     }
     if (!lost)

@@ -67,6 +67,7 @@ struct td_task {
     td_pool *pool;
     td_list link;  /* in pool->overflow, when it has no slot */
     uint32_t slot; /* TD_NO_SLOT: in overflow, or final */
+    enum td_lane lane;
     uint32_t fn;
     td_atomic_u64 position;
     uint32_t begin, end; /* a chunk's items; 0, 0: a plain task */
@@ -247,8 +248,8 @@ td_status td__pool_start(td_pool *pool);
 /* submit.c: moves waiting tasks into free slots. True when tasks wait on, and workers are asked anew to ring: what they
  * reported before they could see that is to be drained once more. */
 bool td__pool_refill_locked(td_pool *pool);
-/* Puts a task that has no slot, a lost or cut-off one too, in line: at the front of what waits. */
-void td__task_requeue_locked(td_task *task);
+/* Puts a task that has no slot, a lost or cut-off one too, in line: at the front of what has no slot, and in this lane. */
+void td__task_requeue_locked(td_task *task, enum td_lane lane);
 
 /* finish.c */
 void td__pool_drain_locked(td_pool *pool);
@@ -317,6 +318,12 @@ int64_t td__crew_keep_locked(td_pool *pool, int64_t now);
 
 /* death.c: the worker's process is gone for sure. status as of waitpid(2), -1: not known. */
 void td__death_locked(td_pool *pool, uint32_t worker, int status);
+/* The lane for what a dead worker leaves. What no replacement gets over must not be claimed next again and again, and
+ * bring the pool to its end: a worker that had finished nothing sends its task to the end of the line. */
+static inline enum td_lane td__lane_after_death(bool finished_something)
+{
+    return finished_something ? TD_LANE_AGAIN : TD_LANE_NEW;
+}
 /* What becomes of a task, or a part of one, that its worker took with it: QUEUED, CANCELLED, TIMED_OUT or DIED. Goes to
  * the record of the death. */
 enum td_task_state td__death_fate_locked(const td_task *task, uint64_t position, enum td_doom doom);

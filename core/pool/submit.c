@@ -108,7 +108,7 @@ static td_status place_locked(td_task *task)
     pool->slot_tasks[index] =
         task; /* before the word: a completion may be drained by the next holder of the lock */
     task->slot = index;
-    const td_status status = td_submission_push(&pool->map, index, &position);
+    const td_status status = td_submission_push(&pool->map, task->lane, index, &position);
     if (status != TD_OK) {
         pool->slot_tasks[index] = NULL;
         task->slot = TD_NO_SLOT;
@@ -163,8 +163,9 @@ bool td__pool_refill_locked(td_pool *pool)
     return anew;
 }
 
-void td__task_requeue_locked(td_task *task)
+void td__task_requeue_locked(td_task *task, enum td_lane lane)
 {
+    task->lane = lane;
     enqueue_locked(task, true);
     td__pool_refill_locked(task->pool);
 }

@@ -123,7 +123,7 @@ enum td_task_state td_task_state(const td_task *task)
         return TD_TASK_QUEUED;
     /* The cell of a position names its slot until the ring comes round, and then it is another position's. */
     const struct td_segment_map *map = &task->pool->map;
-    const uint64_t cell = td_atomic_load_relaxed(&map->cells[position & (map->slot_count - 1)]);
+    const uint64_t cell = td_atomic_load_relaxed(td_submission_cell(map, td_position_lane(position), position));
     if (td_cell_position(cell) != position)
         return TD_TASK_RUNNING; /* lapped, so it was claimed (submission.h, I1) */
     const uint64_t word = td_atomic_load_relaxed(&map->slots[td_cell_slot(cell) & (map->slot_count - 1)].word);

@@ -53,10 +53,10 @@ struct td_worker {
     td_arena *args;    /* the parent's, attached */
     td_arena *results; /* our own */
     td_memory_budget memory;
-    uint64_t from;      /* every position below it is claimed */
-    bool searching;     /* `state` says SEARCHING, or did until it was parked and woken */
-    int64_t move_at_ns; /* not before, to another CPU */
-    bool trimmed;       /* no block was made since the arena was trimmed */
+    uint64_t from[TD_LANES]; /* in each lane every position below it is claimed */
+    bool searching;          /* `state` says SEARCHING, or did until it was parked and woken */
+    int64_t move_at_ns;      /* not before, to another CPU */
+    bool trimmed;            /* no block was made since the arena was trimmed */
     uint64_t tasks_done, busy_ns;
     /* the assignment */
     struct td_slot *slot;   /* NULL: there is none */
@@ -249,7 +249,7 @@ static void relieve_if_asked(td_worker *worker)
 
 static td_status claim(td_worker *worker, uint32_t *slot, uint64_t *position)
 {
-    return td_submission_claim(&worker->map, worker->index, &worker->from, slot, position);
+    return td_submission_claim(&worker->map, worker->index, worker->from, slot, position);
 }
 
 /* Rings for the parent if it waits, among `kinds`, for the ring to run low or empty. Whoever clears the bit rings. */
@@ -288,9 +288,9 @@ static bool spin(td_worker *worker, int64_t until_ns)
     if (!td_doorbell_may_spin(&worker->map, &worker->bell) || td_now_ns() >= until_ns ||
         stands_in_the_way(worker))
         return false;
-    const td_atomic_u64 *cell = &worker->map.cells[worker->from & (worker->map.slot_count - 1)];
     for (uint32_t turn = 1;; turn++) {
-        if (td_cell_position(td_atomic_load_relaxed(cell)) >= worker->from)
+        if (td_submission_is_ahead(&worker->map, TD_LANE_NEW, worker->from) ||
+            td_submission_is_ahead(&worker->map, TD_LANE_AGAIN, worker->from))
             return true;
         if (turn % SPIN_TURNS_PER_LOOK == 0 &&
             (must_leave(worker) || is_closing(worker) || td_relief_is_due(&worker->map, worker->index) ||
@@ -306,7 +306,7 @@ static bool spin(td_worker *worker, int64_t until_ns)
 /* Sleeps until woken. A worker that made blocks gives their memory back once, after a while. */
 static td_status park(td_worker *worker)
 {
-    TD_TRACE(SLEEP, worker->index, worker->from);
+    TD_TRACE(SLEEP, worker->index, worker->from[TD_LANE_NEW]);
     const int64_t deadline_ns = worker->trimmed ? TD_FOREVER : td_deadline_after(TRIM_AFTER_NS);
     const td_status status = td_doorbell_park_until(&worker->map, worker->index, worker->from, deadline_ns);
     if (status != TD_ETIMEDOUT)
@@ -335,6 +335,8 @@ static td_status search(td_worker *worker, uint32_t *slot, uint64_t *position)
             status = claim(worker, slot, position);
             return status == TD_EAGAIN ? TD_ECLOSED : status;
         }
+        answer_wants(worker,
+                     TD_WANT_LOW | TD_WANT_HUNGRY); /* that walk found what was cancelled to be no work */
         if (spin(worker, spin_until_ns))
             continue;
         status = park(worker);

@@ -203,14 +203,15 @@ void td_doorbell_wake_worker(struct td_segment_map *map, uint32_t worker)
     wake(map, worker);
 }
 
-td_status td_doorbell_park_until(struct td_segment_map *map, uint32_t worker, uint64_t seen_tail,
+td_status td_doorbell_park_until(struct td_segment_map *map, uint32_t worker, const uint64_t seen[TD_LANES],
                                  int64_t deadline_ns)
 {
     td_atomic_u32 *state = &map->states[worker];
     td_status status = TD_OK;
     td_atomic_store_relaxed(&map->seats[worker].park_stamp, (uint64_t)td_now_ns());
     (void)TD_EDGE(doorbell_D1, td_atomic_exchange_seq, td_atomic_store_relaxed)(state, TD_SEAT_PARKED); /* D1 */
-    if (td_atomic_load_seq(&map->head->tail) == seen_tail &&                                            /* D2 */
+    if (td_atomic_load_seq(&map->head->tails[TD_LANE_NEW]) == seen[TD_LANE_NEW] &&                      /* D2 */
+        td_atomic_load_seq(&map->head->tails[TD_LANE_AGAIN]) == seen[TD_LANE_AGAIN] &&                  /* D2 */
         td_atomic_load_seq(&map->head->closing) == 0 &&
         td_atomic_load_seq(&map->head->relief_asked) == td_atomic_load_relaxed(&map->seats[worker].relieved) &&
         td_atomic_load_seq(&map->seats[worker].dismissed) == 0 &&

@@ -11,15 +11,15 @@
  *      BUSY <--> SEARCHING --park--> PARKED --(wake)--> WOKEN --(awake)--> SEARCHING
  *                                       \--(work seen, or a signal)----------^
  *
- *      worker: states[w] = PARKED (D1); look at tail (D2); sleep while states[w] == PARKED.
- *      parent: tail += 1 (D3); look at states[] (D4); PARKED -> WOKEN by CAS; futex wake.
+ *      worker: states[w] = PARKED (D1); look at the tails of both lanes (D2); sleep while states[w] == PARKED.
+ *      parent: a tail += 1 (D3); look at states[] (D4); PARKED -> WOKEN by CAS; futex wake.
  *      D1 before D2 and D3 before D4 in one total order: either the worker sees the new tail or the parent sees PARKED.
  *      The parent wakes the most recently parked worker, and only as many as there are tasks that no awake worker will
  *      take: a searching worker needs no wake-up.
  *
  *      So a searching worker owes a look. It may take another task, or leave, at the very moment at which it is counted
  *      on, and then it wakes a colleague in its place (W):
- *      worker: states[w] = BUSY, or LEAVING (W1); look at tail (W2); wake parked workers if tasks wait.
+ *      worker: states[w] = BUSY, or LEAVING (W1); look at the tails (W2); wake parked workers if tasks wait.
  *      D3 before D4 and W1 before W2: either the parent did not count on it, or it sees the task it was counted on for.
  *      A worker that goes from one task to the next stays BUSY, is never counted on, and pays for none of this.
  *
@@ -91,11 +91,11 @@ void td_doorbell_wake_worker(struct td_segment_map *map, uint32_t worker);
 /* Worker: from SEARCHING to BUSY or LEAVING (W). Wakes others for the tasks that it was counted on for. */
 void td_doorbell_stop_searching(struct td_segment_map *map, uint32_t worker, enum td_seat_state next);
 
-/* Worker: sleeps until woken or the deadline. The caller has found nothing to claim; `seen_tail` is the tail up to which
- * it looked (claim's *from). Doesn't sleep when the seat says dismissed or leaving, no task will follow, or relief (relief.h)
+/* Worker: sleeps until woken or the deadline. The caller has found nothing to claim; `seen` are the tails up to which
+ * it looked (claim's from). Doesn't sleep when the seat says dismissed or leaving, no task will follow, or relief (relief.h)
  * is asked for. The state is
  * SEARCHING again on return. TD_OK: look again; TD_EINTR; TD_ETIMEDOUT. */
-td_status td_doorbell_park_until(struct td_segment_map *map, uint32_t worker, uint64_t seen_tail,
+td_status td_doorbell_park_until(struct td_segment_map *map, uint32_t worker, const uint64_t seen[TD_LANES],
                                  int64_t deadline_ns);
 /* In a signal handler of the worker's process, which has set seat.leaving: if it is parked, or about to sleep, it won't. */
 void td_doorbell_stay_awake(struct td_segment_map *map, uint32_t worker);

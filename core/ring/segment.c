@@ -25,7 +25,7 @@ static uint64_t lay_out(struct td_segment_map *map, uint8_t *base, uint32_t slot
     const uint64_t slot_table = at;
     at += (uint64_t)slots * sizeof(struct td_slot);
     const uint64_t cells = at;
-    at += line_up(slots * sizeof(td_atomic_u64));
+    at += line_up((uint64_t)TD_LANES * slots * sizeof(td_atomic_u64));
     const uint64_t completions = at;
     at += (uint64_t)workers * slots * sizeof(td_atomic_u64);
     if (base != NULL) {
@@ -84,8 +84,10 @@ td_status td_segment_new(struct td_segment_map *map, uint32_t slots, uint32_t wo
     head->bytes = bytes;
     head->magic = TD_SEGMENT_MAGIC;
     /* Positions start at slot_count, so that a zeroed cell never looks like an announced one. */
-    td_atomic_init(&head->tail, slots);
-    td_atomic_init(&head->head_hint, slots);
+    for (uint32_t lane = 0; lane < TD_LANES; lane++) {
+        td_atomic_init(&head->tails[lane], td_lane_position((enum td_lane)lane, slots));
+        td_atomic_init(&head->head_hints[lane], td_lane_position((enum td_lane)lane, slots));
+    }
     return TD_OK;
 }
 

@@ -1,16 +1,17 @@
 /* ring/segment.h: how a pool's shared memory is laid out.
  *
  *   +--------+----------------+-----------+-------------+-----------------+--------------------------+
- *   | header | states[W] u32  | seats[W]  | slots[N]    | cells[N] u64    | completions[W][N] u64    |
+ *   | header | states[W] u32  | seats[W]  | slots[N]    | cells[2][N] u64 | completions[W][N] u64    |
  *   +--------+----------------+-----------+-------------+-----------------+--------------------------+
  *
- * N slots (a power of two), W seats for workers. Every part starts on a cache line. The parent writes the header once,
+ * N slots (a power of two), W seats for workers, two lanes of cells (submission.h). Every part starts on a cache line. The parent writes the header once,
  * before any worker starts; a worker checks magic, version and size when it attaches, and derives every address from
  * N and W as it then saw them, so later damage to the header can't move a pointer. Pages are committed at creation.
  *
- * One writer per word: the parent writes `tail`, `closing`, `wants`, cells and what a seat's comment says; a worker
+ * One writer per word: the parent writes `tails`, `closing`, `wants`, cells and what a seat's comment says; a worker
  * its own state (but for PARKED -> WOKEN, which is its waker's, and STARTING and EMPTY, while it does not exist), its seat
- * and its completion ring; `head_hint` is a hint that any worker may overwrite, and relief.h has a few words for all.   Tests  tests/ring/test_segment.c */
+ * and its completion ring; `head_hints` are hints that anybody may overwrite, and relief.h has a few words for all.
+ * Tests  tests/ring/test_segment.c */
 #ifndef TD_RING_SEGMENT_H
 #define TD_RING_SEGMENT_H
 
@@ -19,7 +20,7 @@
 #include "ring/slot.h"
 
 #define TD_SEGMENT_MAGIC UINT64_C(0x74656c6461657274) /* "treadlet" */
-#define TD_SEGMENT_VERSION 1u
+#define TD_SEGMENT_VERSION 2u
 
 /* What a worker does, in its word of states[]. */
 enum td_seat_state {
@@ -69,17 +70,17 @@ struct td_segment {
     uint64_t bytes;
     uint8_t padding[24];
     /* by the parent */
-    td_atomic_u64 tail;     /* positions below it were announced */
-    td_atomic_u32 closing;  /* no task will follow: leave when nothing is queued */
-    td_atomic_u32 wants;    /* TD_WANT_*; a worker that rings clears the bit */
-    td_atomic_u32 relieved; /* relief.h: the parent's answer */
+    td_atomic_u64 tails[TD_LANES]; /* of each lane: positions below it were announced */
+    td_atomic_u32 closing;         /* no task will follow: leave when nothing is queued */
+    td_atomic_u32 wants;           /* TD_WANT_*; a worker that rings clears the bit */
+    td_atomic_u32 relieved;        /* relief.h: the parent's answer */
     /* by whoever lacks room for a block (relief.h), which is rare */
     td_atomic_u32 relief_asked;
     td_atomic_u32 relief_news; /* a futex word */
-    uint8_t padding2[36];
+    uint8_t padding2[28];
     /* by workers */
-    td_atomic_u64 head_hint; /* most positions below it are claimed */
-    uint8_t padding3[56];
+    td_atomic_u64 head_hints[TD_LANES]; /* most positions below it are claimed */
+    uint8_t padding3[48];
 };
 
 static_assert(sizeof(struct td_segment) == 192, "a header line, the parent's and the workers'");
@@ -90,7 +91,7 @@ struct td_segment_map {
     td_atomic_u32 *states;
     struct td_seat *seats;
     struct td_slot *slots;
-    td_atomic_u64 *cells;
+    td_atomic_u64 *cells;       /* of lane l: cells + l * slot_count */
     td_atomic_u64 *completions; /* of worker w: completions + w * slot_count */
     uint32_t slot_count;
     uint32_t worker_count;

@@ -1,7 +1,7 @@
 /* ring/slot.h: a task in shared memory, and the word that names who owns it.
  *
  * Invariants  I1 A slot's word is {position, worker, state}. The position, unique over the life of a pool, is that of
- *                the submission ring's cell that announced the task; so a word read for one task never matches another.
+ *                the submission lane's cell that announced the task; so a word read for one task never matches another.
  *             I2 FREE and READY belong to the parent, CLAIMED and DONE to the worker in the word. Only these moves
  *                exist: parent FREE->READY, READY->FREE (cancelled), DONE->FREE, CLAIMED->FREE (its worker's death is
  *                confirmed); worker READY->CLAIMED->DONE.
@@ -26,9 +26,28 @@
 
 enum td_slot_state { TD_SLOT_FREE = 0, TD_SLOT_READY, TD_SLOT_CLAIMED, TD_SLOT_DONE };
 
-/* {position:44, worker:16, state:4}: positions last 200 days at a million tasks a second. */
+/* {position:44, worker:16, state:4}; a position is {lane:1, count:43}: it lasts 100 days at a million tasks a second. */
 #define TD_POSITION_BITS 44u
 #define TD_POSITION_MASK ((UINT64_C(1) << TD_POSITION_BITS) - 1)
+#define TD_POSITION_LANE (UINT64_C(1) << (TD_POSITION_BITS - 1))
+
+/* Which of the two lines a task stands in (submission.h). */
+enum td_lane { TD_LANE_NEW = 0, TD_LANE_AGAIN };
+#define TD_LANES 2u
+
+static inline uint64_t td_lane_position(enum td_lane lane, uint64_t count)
+{
+    return (lane == TD_LANE_AGAIN ? TD_POSITION_LANE : 0) | count;
+}
+static inline enum td_lane td_position_lane(uint64_t position)
+{
+    return (position & TD_POSITION_LANE) != 0 ? TD_LANE_AGAIN : TD_LANE_NEW;
+}
+/* Tasks of a lower rank are claimed first. */
+static inline uint64_t td_position_rank(uint64_t position)
+{
+    return position ^ TD_POSITION_LANE;
+}
 
 static inline uint64_t td_word(uint64_t position, uint32_t worker, enum td_slot_state state)
 {

@@ -15,7 +15,8 @@ KillerOf = Callable[[ProcessPoolExecutor], Any]
 
 WORKERS = 2
 TASK_S = 0.001
-LINE = 100
+LINE = 1000
+"""Items of a map in flight at most: what is still to be run when enough have died."""
 
 
 def work(number: int) -> int:
@@ -94,7 +95,6 @@ def map_and_kill(pool: Any, killer: Any, stress_n: int, chunksize: int | None) -
             number += 1
 
     found = []
-    # A short line: an item that runs again queues behind it.
     results = pool._start_map(MapCall(work, (numbers(),), chunksize=chunksize, buffersize=LINE, keep_going=True))
     for result in go_on(results):
         found.append(result)

@@ -272,7 +272,7 @@ __attribute__((noreturn)) static void crew_go_rogue(uint64_t way)
     struct td_seat *seat = &crew_map.seats[worker];
     const uint64_t current = td_atomic_load_relaxed(&seat->current);
     const uint32_t slot = td_cell_slot(current);
-    uint64_t position, from = 0;
+    uint64_t position, from[TD_LANES] = {0};
     uint32_t other;
     switch ((enum rogue)way) {
     case ROGUE_REF:
@@ -294,7 +294,7 @@ __attribute__((noreturn)) static void crew_go_rogue(uint64_t way)
         raise(SIGKILL);
         break;
     case ROGUE_HOARD:
-        if (td_submission_claim(&crew_map, worker, &from, &other, &position) != TD_OK)
+        if (td_submission_claim(&crew_map, worker, from, &other, &position) != TD_OK)
             _exit(108);
         raise(SIGKILL);
         break;

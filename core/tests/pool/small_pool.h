@@ -157,7 +157,7 @@ TEST_UNUSED static td_status push_task(struct small_pool *pool, uint32_t factor,
     slot->args_ref = args != NULL ? args->ref : 0;
     slot->args_bytes = sizeof number;
     memcpy(args != NULL ? args->data : slot->args, &number, sizeof number);
-    const td_status status = td_submission_push(&pool->rig.map, index, position);
+    const td_status status = td_submission_push(&pool->rig.map, TD_LANE_NEW, index, position);
     if (status == TD_OK)
         pool->rig.free_count--;
     return status;

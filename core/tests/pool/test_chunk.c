@@ -138,6 +138,42 @@ TD_TEST(a_death_in_a_chunk_loses_exactly_the_item_that_ran)
     crew_close(&crew);
 }
 
+TD_TEST(the_rest_of_a_chunk_does_not_wait_behind_what_was_submitted_later)
+{
+    enum { ITEMS = 10, AT = 5 };
+    struct crew crew;
+    crew_open(&crew, &(struct td_pool_config){.max_workers = 1});
+    td_task *gate = crew_submit(&crew, &(struct op){.code = OP_GATE});
+    crew_await_gate(0, 1);
+    const struct op op = {.code = OP_ITEMS, .b = AT, .c = OP_EXIT};
+    td_task *task = submit_items(&crew, ITEMS, &op, 1);
+    td_task *others[4];
+    for (uint32_t i = 0; i < 4; i++)
+        others[i] = crew_submit(&crew, &(struct op){.code = OP_ADD});
+    crew_open_gate(0);
+    crew_wait(gate);
+    td_task_unref(gate);
+    td_task_ref(task);
+    const struct tally tally = collect(task, ITEMS);
+    CHECK_EQ(tally.died, 1u);
+    CHECK_EQ(tally.first_dead, (uint32_t)AT);
+    struct td_timing timing, last = {0};
+    for (td_task *part = td_task_rest(task); part != NULL; part = td_task_rest(part)) {
+        uint32_t begin, end;
+        td_task_range(part, &begin, &end);
+        if (begin > AT)
+            td_task_timing(part, &last);
+    }
+    for (uint32_t i = 0; i < 4; i++) {
+        crew_wait(others[i]);
+        td_task_timing(others[i], &timing);
+        CHECK_LT(last.started_ns, timing.started_ns);
+        td_task_unref(others[i]);
+    }
+    td_task_unref(task);
+    crew_close(&crew);
+}
+
 TD_TEST(the_item_that_kills_runs_again_and_the_others_do_not)
 {
     enum { ITEMS = 100 };

@@ -158,6 +158,54 @@ TD_TEST(a_task_runs_again_as_often_as_it_may)
     crew_close(&crew);
 }
 
+enum { BEHIND = 20 };
+
+/* Submits a task that dies in its first `deaths` attempts, and BEHIND others after it, all before the first of them runs;
+ * how many of the others began before its last attempt did. */
+static uint32_t count_before_last_attempt(const struct crew *crew, uint64_t deaths)
+{
+    td_task *gate = crew_submit(crew, &(struct op){.code = OP_GATE});
+    const struct op op = {.code = OP_ATTEMPT, .a = deaths};
+    struct td_call call = crew_call(crew, &op);
+    call.retries = (uint32_t)deaths;
+    td_task *task, *others[BEHIND];
+    struct td_timing timing, other;
+    REQUIRE_OK(td_pool_submit(crew->pool, &call, &task));
+    for (uint32_t i = 0; i < BEHIND; i++)
+        others[i] = crew_submit(crew, &(struct op){.code = OP_ADD});
+    crew_open_gate(0);
+    crew_wait(gate);
+    td_task_unref(gate);
+    CHECK_EQ(crew_wait(task), TD_TASK_RESULT);
+    td_task_timing(task, &timing);
+    CHECK_EQ(timing.attempts, deaths + 1);
+    uint32_t before = 0;
+    for (uint32_t i = 0; i < BEHIND; i++) {
+        CHECK_EQ(crew_wait(others[i]), TD_TASK_RESULT);
+        td_task_timing(others[i], &other);
+        before += other.started_ns < timing.started_ns;
+        td_task_unref(others[i]);
+    }
+    td_task_unref(task);
+    return before;
+}
+
+TD_TEST(what_runs_again_does_not_wait_behind_what_was_submitted_later)
+{
+    struct crew crew;
+    crew_open(&crew, &(struct td_pool_config){.max_workers = 1});
+    CHECK_EQ(count_before_last_attempt(&crew, 1), 0u);
+    crew_close(&crew);
+}
+
+TD_TEST(what_a_fresh_worker_does_not_get_over_goes_to_the_end_of_the_line)
+{
+    struct crew crew;
+    crew_open(&crew, &(struct td_pool_config){.max_workers = 1});
+    CHECK_EQ(count_before_last_attempt(&crew, 2), (uint32_t)BEHIND);
+    crew_close(&crew);
+}
+
 TD_TEST(workers_leave_after_their_most_tasks_and_others_come)
 {
     struct crew crew;

@@ -403,7 +403,7 @@ TD_TEST(a_worker_with_items_left_speaks_for_those_asleep)
     REQUIRE_OK(td_worker_take_item(worker, &item)); /* another task waits */
     CHECK(!is_rung(&pool));
     REQUIRE(td_submission_cancel(&pool.rig.map, 1, position));
-    td_atomic_store_relaxed(&pool.rig.map.head->head_hint, position + 1);
+    td_atomic_store_relaxed(&pool.rig.map.head->head_hints[TD_LANE_NEW], position + 1);
     REQUIRE_OK(td_worker_take_item(worker, &item));
     CHECK(is_rung(&pool));
     CHECK_EQ(td_atomic_load_relaxed(wants), 0u);

@@ -62,17 +62,23 @@ TEST_UNUSED static void rig_check_reply(const struct td_slot *slot, uint32_t num
     CHECK_EQ(slot->result[TD_INLINE_RESULT - 1], number % 241);
 }
 
-/* Parent. TD_EAGAIN: no slot is free, or the ring is full. */
-TEST_UNUSED static td_status rig_push(struct rig *rig, uint32_t number, uint64_t *position)
+/* Parent. TD_EAGAIN: no slot is free, or the lane is full. */
+TEST_UNUSED static td_status rig_push_in(struct rig *rig, enum td_lane lane, uint32_t number,
+                                         uint64_t *position)
 {
     if (rig->free_count == 0)
         return TD_EAGAIN;
     const uint32_t slot = rig->free_slots[rig->free_count - 1];
     rig_write_request(&rig->map.slots[slot], number);
-    const td_status status = td_submission_push(&rig->map, slot, position);
+    const td_status status = td_submission_push(&rig->map, lane, slot, position);
     if (status == TD_OK)
         rig->free_count--;
     return status;
+}
+
+TEST_UNUSED static td_status rig_push(struct rig *rig, uint32_t number, uint64_t *position)
+{
+    return rig_push_in(rig, TD_LANE_NEW, number, position);
 }
 
 /* Parent. The slot is its own again: DONE was read, or its worker is dead. */

@@ -18,10 +18,10 @@ TD_TEST(completions_come_out_in_order_each_from_its_worker)
 {
     struct rig rig;
     rig_init(&rig, 4, 2);
-    uint64_t from = 0, heads[2] = {0}, position, entry;
+    uint64_t from[TD_LANES] = {0}, heads[2] = {0}, position, entry;
     for (uint32_t i = 0; i < 1000; i++) {
         const uint32_t worker = i % 3 == 0;
-        const uint32_t slot = claim_one(&rig, worker, &from, i, &position);
+        const uint32_t slot = claim_one(&rig, worker, from, i, &position);
         CHECK(!td_completion_waits(&rig.map, worker, heads[worker]));
         CHECK(!td_completion_pop(&rig.map, worker, &heads[worker], &entry));
         rig_write_reply(&rig.map.slots[slot], i);
@@ -42,10 +42,10 @@ TD_TEST(all_slots_fit_one_workers_ring)
 {
     struct rig rig;
     rig_init(&rig, 64, 2);
-    uint64_t from = 0, head = 0, positions[64], entry;
+    uint64_t from[TD_LANES] = {0}, head = 0, positions[64], entry;
     for (uint32_t round = 0; round < 10; round++) {
         for (uint32_t i = 0; i < 64; i++) {
-            const uint32_t slot = claim_one(&rig, 1, &from, i, &positions[i]);
+            const uint32_t slot = claim_one(&rig, 1, from, i, &positions[i]);
             td_completion_push(&rig.map, 1, slot, positions[i]);
         }
         for (uint32_t i = 0; i < 64; i++) {
@@ -85,10 +85,10 @@ struct pair {
 static void *reply_to_all(void *argument)
 {
     struct pair *pair = argument;
-    uint64_t from = 0, position;
+    uint64_t from[TD_LANES] = {0}, position;
     uint32_t slot, turn = 0;
     for (uint32_t done = 0; done < pair->tasks;) {
-        if (td_submission_claim(&pair->rig.map, 0, &from, &slot, &position) != TD_OK) {
+        if (td_submission_claim(&pair->rig.map, 0, from, &slot, &position) != TD_OK) {
             rig_relax(&turn);
             continue;
         }

@@ -37,18 +37,23 @@ TD_TEST(a_worker_does_not_sleep_on_work_or_an_order_to_leave)
     struct rig rig;
     rig_init(&rig, 4, 1);
     uint64_t position;
-    const uint64_t tail = td_atomic_load_relaxed(&rig.map.head->tail);
-    CHECK_STATUS(td_doorbell_park_until(&rig.map, 0, tail, 0), TD_ETIMEDOUT);
+    const uint64_t seen[TD_LANES] = {td_atomic_load_relaxed(&rig.map.head->tails[TD_LANE_NEW]),
+                                     td_atomic_load_relaxed(&rig.map.head->tails[TD_LANE_AGAIN])};
+    CHECK_STATUS(td_doorbell_park_until(&rig.map, 0, seen, 0), TD_ETIMEDOUT);
     CHECK_EQ(state_of(&rig, 0), (uint32_t)TD_SEAT_SEARCHING);
     td_atomic_u32 *const orders[] = {&rig.map.head->closing, &rig.map.seats[0].dismissed,
                                      &rig.map.seats[0].leaving};
     for (size_t i = 0; i < 3; i++) {
         td_atomic_store_relaxed(orders[i], 1);
-        CHECK_OK(td_doorbell_park_until(&rig.map, 0, tail, 0));
+        CHECK_OK(td_doorbell_park_until(&rig.map, 0, seen, 0));
         td_atomic_store_relaxed(orders[i], 0);
     }
     REQUIRE_OK(rig_push(&rig, 1, &position));
-    CHECK_OK(td_doorbell_park_until(&rig.map, 0, tail, 0));
+    CHECK_OK(td_doorbell_park_until(&rig.map, 0, seen, 0));
+    rig_fini(&rig);
+    rig_init(&rig, 4, 1);
+    REQUIRE_OK(rig_push_in(&rig, TD_LANE_AGAIN, 1, &position));
+    CHECK_OK(td_doorbell_park_until(&rig.map, 0, seen, 0));
     rig_fini(&rig);
 }
 
@@ -82,13 +87,13 @@ TD_TEST(who_stops_searching_wakes_another_for_what_waits)
 {
     struct rig rig;
     rig_init(&rig, 8, 2);
-    uint64_t position, from = 0;
+    uint64_t position, from[TD_LANES] = {0};
     uint32_t slot;
     set_state(&rig, 0, TD_SEAT_SEARCHING);
     set_state(&rig, 1, TD_SEAT_PARKED);
     REQUIRE_OK(rig_push(&rig, 1, &position));
     CHECK_EQ(td_doorbell_wake_workers(&rig.map), 0u);
-    REQUIRE_OK(td_submission_claim(&rig.map, 0, &from, &slot, &position));
+    REQUIRE_OK(td_submission_claim(&rig.map, 0, from, &slot, &position));
     td_doorbell_stop_searching(&rig.map, 0, TD_SEAT_BUSY);
     CHECK_EQ(state_of(&rig, 0), (uint32_t)TD_SEAT_BUSY);
     CHECK_EQ(state_of(&rig, 1), (uint32_t)TD_SEAT_PARKED);
@@ -159,11 +164,12 @@ TD_TEST(a_signal_ends_a_sleep_and_prevents_one)
     struct rig rig;
     rig_init(&rig, 4, 1);
     handlers_rig = &rig;
+    const uint64_t seen[TD_LANES] = {4, td_lane_position(TD_LANE_AGAIN, 4)};
     signal(SIGUSR1, stay_awake);
     set_state(&rig, 0, TD_SEAT_PARKED);
     raise(SIGUSR1);
     CHECK_EQ(state_of(&rig, 0), (uint32_t)TD_SEAT_WOKEN);
-    CHECK_OK(td_doorbell_park_until(&rig.map, 0, 4, TD_FOREVER));
+    CHECK_OK(td_doorbell_park_until(&rig.map, 0, seen, TD_FOREVER));
     td_atomic_store_seq(&rig.map.seats[0].leaving, 0);
     const pid_t child = fork();
     if (child == 0) {
@@ -173,7 +179,7 @@ TD_TEST(a_signal_ends_a_sleep_and_prevents_one)
         kill(parent, SIGUSR1);
         _exit(0);
     }
-    const td_status status = td_doorbell_park_until(&rig.map, 0, 4, td_deadline_after(LONG_NS));
+    const td_status status = td_doorbell_park_until(&rig.map, 0, seen, td_deadline_after(LONG_NS));
     CHECK(status == TD_EINTR || status == TD_OK); /* OK: the signal came just before the sleep */
     CHECK_EQ(state_of(&rig, 0), (uint32_t)TD_SEAT_SEARCHING);
     CHECK_EQ(test_wait_child(child), 0);
@@ -284,12 +290,12 @@ static void *park_each_round(void *argument)
 {
     struct duel *duel = argument;
     struct td_segment_map *map = &duel->rig.map;
-    uint64_t from = 0, position, random = test_seed + 1;
+    uint64_t from[TD_LANES] = {0}, position, random = test_seed + 1;
     uint32_t mine = 0, slot;
     for (uint64_t round = 0; round < duel->round_count && !is_lost(duel); round++) {
         rounds_meet(&duel->rounds, &mine);
         rig_dither(&random, 64);
-        while (td_submission_claim(map, 0, &from, &slot, &position) != TD_OK)
+        while (td_submission_claim(map, 0, from, &slot, &position) != TD_OK)
             if (td_doorbell_park_until(map, 0, from, td_deadline_after(LONG_NS)) == TD_ETIMEDOUT)
                 judge(duel, round);
         td_completion_push(map, 0, slot, position);
@@ -312,7 +318,7 @@ TD_TEST(a_task_announced_while_its_worker_falls_asleep_is_found)
         td_atomic_store_seq(&duel.rung_ns, 0);
         rounds_meet(&duel.rounds, &mine);
         rig_dither(&random, 512);
-        REQUIRE_OK(rig_push(&duel.rig, (uint32_t)round, &position));
+        REQUIRE_OK(rig_push_in(&duel.rig, (enum td_lane)(round % TD_LANES), (uint32_t)round, &position));
         if (td_doorbell_wake_workers(&duel.rig.map) == 0)
             td_atomic_store_seq(&duel.rung_ns, (uint64_t)td_now_ns());
         rounds_meet(&duel.rounds, &mine);
@@ -329,12 +335,12 @@ static void *take_each_round(void *argument)
 {
     struct duel *duel = argument;
     struct td_segment_map *map = &duel->rig.map;
-    uint64_t from = 0, position, random = test_seed + 1;
+    uint64_t from[TD_LANES] = {0}, position, random = test_seed + 1;
     uint32_t mine = 0, slot;
     for (uint64_t round = 0; round < duel->round_count && !is_lost(duel); round++) {
         rounds_meet(&duel->rounds, &mine);
         rig_dither(&random, 64);
-        CHECK_OK(td_submission_claim(map, 0, &from, &slot, &position));
+        CHECK_OK(td_submission_claim(map, 0, from, &slot, &position));
         td_doorbell_stop_searching(map, 0, TD_SEAT_BUSY);
         rounds_meet(&duel->rounds, &mine);
         rounds_meet(&duel->rounds, &mine); /* the other looks what came of it */
@@ -349,7 +355,7 @@ TD_TEST(a_task_announced_while_its_worker_takes_another_wakes_a_third)
     duel_init(&duel, 2, 2, 20000);
     pthread_t thread;
     REQUIRE_EQ(pthread_create(&thread, NULL, take_each_round, &duel), 0);
-    uint64_t from = 0, position, random = test_seed;
+    uint64_t from[TD_LANES] = {0}, position, random = test_seed;
     uint32_t mine = 0, slot;
     for (uint64_t round = 0; round < duel.round_count && !is_lost(&duel); round++) {
         set_state(&duel.rig, 0, TD_SEAT_SEARCHING);
@@ -365,7 +371,7 @@ TD_TEST(a_task_announced_while_its_worker_takes_another_wakes_a_third)
             td_atomic_store_relaxed(&duel.lost, 1);
             test_fail(__FILE__, __LINE__, "a task waits in round %ju, and nobody was woken", (uintmax_t)round);
         }
-        REQUIRE_OK(td_submission_claim(&duel.rig.map, 1, &from, &slot, &position));
+        REQUIRE_OK(td_submission_claim(&duel.rig.map, 1, from, &slot, &position));
         rig_free_slot(&duel.rig, slot);
         rig_free_slot(&duel.rig, 1 - slot);
         rounds_meet(&duel.rounds, &mine);
@@ -380,10 +386,10 @@ static void *finish_each_round(void *argument)
 {
     struct duel *duel = argument;
     struct td_segment_map *map = &duel->rig.map;
-    uint64_t from = 0, position, random = test_seed + 1;
+    uint64_t from[TD_LANES] = {0}, position, random = test_seed + 1;
     uint32_t mine = 0, slot;
     for (uint64_t round = 0; round < duel->round_count && !is_lost(duel); round++) {
-        CHECK_OK(td_submission_claim(map, 0, &from, &slot, &position));
+        CHECK_OK(td_submission_claim(map, 0, from, &slot, &position));
         const uint32_t before = td_atomic_load_relaxed(&duel->rig.bell.bell->rings);
         td_atomic_store_seq(&duel->rung_ns, 0);
         rounds_meet(&duel->rounds, &mine);
@@ -443,11 +449,11 @@ static void *work_sleepily(void *argument)
 {
     const struct sleepy *sleepy = argument;
     struct td_segment_map *map = &sleepy->rig->map;
-    uint64_t from = 0, position;
+    uint64_t from[TD_LANES] = {0}, position;
     uint32_t slot;
     bool searching = false;
     for (;;) {
-        if (td_submission_claim(map, sleepy->worker, &from, &slot, &position) == TD_OK) {
+        if (td_submission_claim(map, sleepy->worker, from, &slot, &position) == TD_OK) {
             if (searching)
                 td_doorbell_stop_searching(map, sleepy->worker, TD_SEAT_BUSY);
             searching = false;
@@ -504,7 +510,8 @@ TD_TEST(nobody_oversleeps_when_everybody_sleeps)
     for (uint64_t round = test_rounds(20000); round > 0; round--) {
         const uint32_t batch = 1 + (uint32_t)test_random_below(&random, 5);
         for (uint32_t i = 0; i < batch; i++) {
-            REQUIRE_OK(rig_push(&rig, i, &position));
+            const enum td_lane lane = (enum td_lane)test_random_below(&random, TD_LANES);
+            REQUIRE_OK(rig_push_in(&rig, lane, i, &position));
             td_doorbell_wake_workers(&rig.map);
         }
         await(&rig, heads, batch);

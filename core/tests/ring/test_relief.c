@@ -20,8 +20,9 @@ static void *idle_worker(void *context)
     struct actor *actor = context;
     struct td_segment_map *map = &actor->rig->map;
     while (td_atomic_load_seq(&map->seats[actor->who].leaving) == 0) {
-        const uint64_t tail = td_atomic_load_seq(&map->head->tail);
-        const td_status status = td_doorbell_park_until(map, actor->who, tail, TD_FOREVER);
+        const uint64_t tails[TD_LANES] = {td_atomic_load_seq(&map->head->tails[TD_LANE_NEW]),
+                                          td_atomic_load_seq(&map->head->tails[TD_LANE_AGAIN])};
+        const td_status status = td_doorbell_park_until(map, actor->who, tails, TD_FOREVER);
         CHECK(status == TD_OK || status == TD_EINTR);
         if (td_relief_is_due(map, actor->who))
             td_relief_answer(map, actor->who, td_relief_begin(map));

@@ -59,7 +59,7 @@ TD_TEST(a_wrong_header_is_refused_and_leaves_the_descriptor_to_the_caller)
     struct td_segment_map ours, theirs;
     REQUIRE_OK(td_segment_new(&ours, 8, 2, 2, 0));
     struct td_segment good = {0};
-    memcpy(&good, ours.head, offsetof(struct td_segment, tail));
+    memcpy(&good, ours.head, offsetof(struct td_segment, tails));
     struct td_segment bad[6];
     for (size_t i = 0; i < 6; i++)
         memcpy(&bad[i], &good, sizeof good);
@@ -70,10 +70,10 @@ TD_TEST(a_wrong_header_is_refused_and_leaves_the_descriptor_to_the_caller)
     bad[4].workers = 0;
     bad[5].bytes += 64;
     for (size_t i = 0; i < 6; i++) {
-        memcpy(ours.head, &bad[i], offsetof(struct td_segment, tail));
+        memcpy(ours.head, &bad[i], offsetof(struct td_segment, tails));
         CHECK_STATUS(td_segment_attach(&theirs, ours.fd), TD_EPROTO);
     }
-    memcpy(ours.head, &good, offsetof(struct td_segment, tail));
+    memcpy(ours.head, &good, offsetof(struct td_segment, tails));
     td_segment_fini(&ours);
     int fd;
     td_memfd_kind kind;
