@@ -97,7 +97,10 @@ bool td_arena_is_owner(const td_arena *arena);
  *   TD_ENOMEM   no heap memory for the allocator's own tables */
 td_status td_arena_alloc(td_arena *arena, uint64_t bytes, struct td_block *out);
 
-/* Is it over the cap now? */
+/* Likewise, whatever the cap: for the few blocks that stay. They count as live bytes all the same. Never TD_EAGAIN. */
+td_status td_arena_alloc_uncapped(td_arena *arena, uint64_t bytes, struct td_block *out);
+
+/* Would a block of so many bytes be over the cap now? */
 bool td_arena_is_full(td_arena *arena, uint64_t bytes);
 
 /* Cuts the block down to the `bytes` that are used; may keep more than asked. It stays where it is. TD_EINVAL:

@@ -174,6 +174,11 @@ static uint64_t rounded(uint64_t bytes)
                                  : (uint64_t)granules_for(bytes) << TD__GRANULE_SHIFT;
 }
 
+static bool is_over_cap(const td__owner *owner, uint64_t bytes)
+{
+    return owner->live_bytes > owner->cap_bytes || owner->cap_bytes - owner->live_bytes < rounded(bytes);
+}
+
 static bool ready(const td__owner *owner, uint64_t bytes)
 {
     return bytes <= TD__SLOT_MAX ? td__slab_ready(&owner->slabs, td__slot_class(bytes))
@@ -182,7 +187,7 @@ static bool ready(const td__owner *owner, uint64_t bytes)
 
 static td_status take_place(td__owner *owner, uint64_t bytes, bool thrifty, td__place *place)
 {
-    if (owner->cap_bytes - owner->live_bytes < rounded(bytes))
+    if (is_over_cap(owner, bytes))
         return TD_ENOROOM;
     if (bytes <= TD__SLOT_MAX) {
         td__slab *slab;
@@ -218,7 +223,7 @@ static td_status take_place_hard(td_arena *arena, uint64_t bytes, td__place *pla
     td__owner *owner = arena->owner;
     sweep_locked(arena, UINT64_MAX);
     td_status status = take_place(owner, bytes, true, place);
-    if (status == TD_ENOROOM && owner->cap_bytes - owner->live_bytes >= rounded(bytes)) {
+    if (status == TD_ENOROOM && !is_over_cap(owner, bytes)) {
         td__slabs_trim(&owner->slabs, &owner->spans);
         td__span_trim(&owner->spans, 0);
         status = take_place(owner, bytes, true, place);
@@ -241,19 +246,13 @@ static uint64_t publish_place(td_arena *arena, const td__place *place)
     return ref;
 }
 
-td_status td_arena_alloc(td_arena *arena, uint64_t bytes, struct td_block *out)
+static td_status alloc_locked(td_arena *arena, uint64_t bytes, struct td_block *out)
 {
     td__owner *owner = arena->owner;
     td__place place;
-    if (owner == NULL)
-        return TD_EINVAL;
-    if (bytes > arena->size - TD__GRANULE - TD__BLOCK_HEADER)
-        return TD_ENOROOM;
-    bytes += TD__BLOCK_HEADER;
-    pthread_mutex_lock(&owner->lock);
     td_status status = reserve_lent(owner);
     if (status != TD_OK)
-        goto done;
+        return status;
     if (owner->lent_count != 0 && !ready(owner, bytes)) {
         sweep_locked(arena, SWEEP_LOOK + SWEEP_SHARE * owner->lends);
         owner->lends = 0;
@@ -262,20 +261,47 @@ td_status td_arena_alloc(td_arena *arena, uint64_t bytes, struct td_block *out)
     if (status == TD_ENOROOM)
         status = take_place_hard(arena, bytes, &place);
     if (status != TD_OK)
-        goto done;
+        return status;
     out->ref = publish_place(arena, &place);
     out->data = arena->base + place.offset;
     out->capacity = place.bytes - TD__BLOCK_HEADER;
-done:
+    return TD_OK;
+}
+
+td_status td_arena_alloc(td_arena *arena, uint64_t bytes, struct td_block *out)
+{
+    td__owner *owner = arena->owner;
+    if (owner == NULL)
+        return TD_EINVAL;
+    if (bytes > arena->size - TD__GRANULE - TD__BLOCK_HEADER)
+        return TD_ENOROOM;
+    pthread_mutex_lock(&owner->lock);
+    const td_status status = alloc_locked(arena, bytes + TD__BLOCK_HEADER, out);
     pthread_mutex_unlock(&owner->lock);
     return status;
+}
+
+td_status td_arena_alloc_uncapped(td_arena *arena, uint64_t bytes, struct td_block *out)
+{
+    td__owner *owner = arena->owner;
+    if (owner == NULL)
+        return TD_EINVAL;
+    if (bytes > arena->size - TD__GRANULE - TD__BLOCK_HEADER)
+        return TD_ENOROOM;
+    pthread_mutex_lock(&owner->lock);
+    const uint64_t cap_bytes = owner->cap_bytes;
+    owner->cap_bytes = UINT64_MAX;
+    const td_status status = alloc_locked(arena, bytes + TD__BLOCK_HEADER, out);
+    owner->cap_bytes = cap_bytes;
+    pthread_mutex_unlock(&owner->lock);
+    return status == TD_EAGAIN ? TD_ENOROOM : status;
 }
 
 bool td_arena_is_full(td_arena *arena, uint64_t bytes)
 {
     td__owner *owner = arena->owner;
     pthread_mutex_lock(&owner->lock);
-    const bool full = owner->cap_bytes - owner->live_bytes < rounded(bytes + TD__BLOCK_HEADER);
+    const bool full = is_over_cap(owner, bytes + TD__BLOCK_HEADER);
     pthread_mutex_unlock(&owner->lock);
     return full;
 }

@@ -155,7 +155,7 @@ td_status td__intern_add_locked(struct td_intern *intern, td_arena *arena, const
     uint32_t index;
     if (fn == NULL)
         return TD_ENOMEM;
-    td_status status = td_arena_alloc(arena, len, &block);
+    td_status status = td_arena_alloc_uncapped(arena, len, &block);
     if (status != TD_OK)
         goto no_block;
     status = take_index(intern, &index);
@@ -179,7 +179,7 @@ no_index:
     td_arena_free(arena, block.ref);
 no_block:
     free(fn);
-    return status == TD_EAGAIN ? TD_ENOROOM : status;
+    return status;
 }
 
 bool td__intern_ref_locked(struct td_intern *intern, uint32_t number)

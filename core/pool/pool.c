@@ -385,10 +385,10 @@ td_status td_pool_set_context(td_pool *pool, const void *bytes, uint64_t len)
     struct td_context *context = malloc(sizeof *context);
     if (context == NULL)
         return TD_ENOMEM;
-    const td_status status = td_arena_alloc(pool->args_arena, len, &block);
+    const td_status status = td_arena_alloc_uncapped(pool->args_arena, len, &block);
     if (status != TD_OK) {
         free(context);
-        return status == TD_EAGAIN ? TD_ENOROOM : status;
+        return status;
     }
     if (len > 0)
         memcpy(block.data, bytes, len);

@@ -203,9 +203,10 @@ struct td_pool {
     int64_t split_at_ns;       /* look for a chunk to split then; TD_FOREVER: when a worker is hungry */
     uint64_t timed;            /* of those, tasks with a timeout */
     int64_t shortest_timeout_ns;
-    int64_t timeouts_at_ns;     /* look at the clocks of running tasks then */
-    td_atomic_u64 blocks_freed; /* counts argument blocks that came back */
-    td_atomic_u64 result_bytes; /* in blocks of tasks that are still there */
+    int64_t timeouts_at_ns;       /* look at the clocks of running tasks then */
+    td_atomic_u64 blocks_freed;   /* counts argument blocks that came back */
+    td_atomic_u64 blocks_in_hand; /* argument blocks that their callers fill: not submitted, not dropped */
+    td_atomic_u64 result_bytes;   /* in blocks of tasks that are still there */
     struct td_intern intern;
 
     struct td_member *members;

@@ -26,22 +26,38 @@ struct room {
     uint64_t freed_before;
 };
 
+/* Is nothing under way that could free a block? A block goes from its caller's hand to a task's, so hands are looked at
+ * first: it is missed in neither. */
+static bool is_idle(const td_pool *pool)
+{
+    return td_atomic_load_seq(&pool->blocks_in_hand) == 0 && td_atomic_load_seq(&pool->outstanding) == 0;
+}
+
 static bool may_have_room(void *context)
 {
     const struct room *room = context;
-    return td_atomic_load_seq(&room->pool->blocks_freed) != room->freed_before ||
-           td_atomic_load_seq(&room->pool->outstanding) == 0;
+    return td_atomic_load_seq(&room->pool->blocks_freed) != room->freed_before || is_idle(room->pool);
+}
+
+/* The block leaves the hand of its caller: for a task, or for good. */
+static void let_go(td_pool *pool)
+{
+    td_atomic_fetch_add_seq(&pool->blocks_in_hand, UINT64_MAX);
 }
 
 td_status td_pool_block_until(td_pool *pool, uint64_t bytes, int64_t deadline_ns, struct td_block *out)
 {
     if (td__pool_forked(pool))
         return TD_EFORKED;
-    bool asked = false;
-    for (;;) {
+    for (bool asked = false;;) {
         struct room room = {pool, td_atomic_load_seq(&pool->blocks_freed)};
-        const bool idle = td_atomic_load_seq(&pool->outstanding) == 0;
+        const bool idle = is_idle(pool);
+        td_atomic_fetch_add_seq(&pool->blocks_in_hand, 1);
         td_status status = td_arena_alloc(pool->args_arena, bytes, out);
+        if (status == TD_OK)
+            return TD_OK;
+        let_go(pool);
+        td_drain_notify(); /* it may have kept others from seeing that nothing is under way */
         if (status != TD_EAGAIN && status != TD_ENOROOM)
             return status;
         if (!asked && may_be_relieved(pool, bytes)) {
@@ -53,8 +69,11 @@ td_status td_pool_block_until(td_pool *pool, uint64_t bytes, int64_t deadline_ns
             asked = true;
             continue;
         }
-        if (idle || status == TD_ENOROOM)
-            return TD_ENOROOM; /* nothing is under way that could free a block */
+        if (status == TD_ENOROOM)
+            return status;
+        /* Nothing was under way, then and now, and nothing came back meanwhile: what takes the room stays. */
+        if (idle && may_have_room(&room) && td_atomic_load_seq(&pool->blocks_freed) == room.freed_before)
+            return TD_ENOROOM;
         status = td_drain_wait_until(may_have_room, &room, deadline_ns);
         if (status != TD_OK)
             return status;
@@ -63,8 +82,12 @@ td_status td_pool_block_until(td_pool *pool, uint64_t bytes, int64_t deadline_ns
 
 void td_pool_block_drop(td_pool *pool, struct td_block *block)
 {
-    if (block->ref != 0 && !td__pool_forked(pool))
+    if (block->ref != 0 && !td__pool_forked(pool)) {
         td_arena_free(pool->args_arena, block->ref);
+        td_atomic_fetch_add_seq(&pool->blocks_freed, 1);
+        let_go(pool);
+        td_drain_notify();
+    }
     block->ref = 0;
 }
 
@@ -297,6 +320,8 @@ td_status td_pool_submit(td_pool *pool, const struct td_call *call, td_task **ou
                       task->args->ref); /* the worker may give it back, so before it can know it */
     td_task_ref(task);
     account_locked(pool, task);
+    if (task->args != NULL)
+        let_go(pool);
     line_up_locked(task);
     td__pool_unlock(pool);
     *out = task;

@@ -100,6 +100,39 @@ def test_with_small_files_only(run_script: Any, bytes_: int) -> None:
     assert found == "works" or "ulimit -f" in found
 
 
+SUBMITTERS = """
+import threading
+from treadle import NoRoom, ProcessPoolExecutor
+
+def size(data):
+    return len(data)
+
+def submit(sizes):
+    try:
+        done = [pool.submit(size, bytes(n)).result() for n in sizes for _ in range(100)]
+        assert done == [n for n in sizes for _ in range(100)], done
+        assert pool.submit(lambda data, sizes=sizes: len(data), bytes(sizes[0])).result() == sizes[0]
+    except BaseException as error:
+        print(type(error).__name__, error)
+
+with ProcessPoolExecutor(2) as pool:
+    threads = [threading.Thread(target=submit, args=(sizes,)) for sizes in ((30_000,), (20_000, 40_000), (45_000,)) * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    try:
+        pool.submit(size, bytes(70_000)).result()
+    except NoRoom:
+        print("works")
+"""
+
+
+def test_many_submitters_share_a_tiny_arena(run_script: Any) -> None:
+    status, out, err = run_script(SUBMITTERS, TREADLE_ARENA_BYTES="65536").end()
+    assert (status, out, err) == (0, "works\n", "")
+
+
 @pytest.mark.parametrize("options", ["size=64m", "size=4k", "ro"])
 def test_whatever_dev_shm_is(tmp_path: Path, options: str) -> None:
     """The engine has no use for it."""
