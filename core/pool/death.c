@@ -243,7 +243,7 @@ void td__death_locked(td_pool *pool, uint32_t worker, int status)
     td_arena_cut(member->arena, member->results_end);
     const struct td_member gone = *member;
     td__member_clear_locked(pool, worker);
-    td_doorbell_wake_workers(&pool->map); /* it may have been counted on (doorbell.h, crash) */
+    td_doorbell_succeed(&pool->map, td_drain_bell()); /* in what it may have been about to do */
     const bool needed = !pool->closed || td_atomic_load_relaxed(&pool->outstanding) != 0;
     if (!excused && (lost || needed) && td_atomic_load_relaxed(&pool->is_broken) == 0)
         count_crash_locked(pool, &gone, barren, lost, status);

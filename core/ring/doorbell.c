@@ -198,6 +198,15 @@ uint32_t td_doorbell_wake_workers(struct td_segment_map *map)
     return woken;
 }
 
+void td_doorbell_succeed(struct td_segment_map *map, struct td_bell_map *bell)
+{
+    td_bell_kick(bell);
+    for (uint32_t w = 0; w < map->worker_count; w++)
+        if (td_atomic_load_seq(&map->states[w]) == TD_SEAT_WOKEN)
+            td_futex_wake(&map->states[w], 1, true);
+    td_doorbell_wake_workers(map);
+}
+
 void td_doorbell_wake_worker(struct td_segment_map *map, uint32_t worker)
 {
     wake(map, worker);

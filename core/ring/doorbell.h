@@ -30,9 +30,11 @@
  *      Whoever clears the bit wakes; the others return at once: one system call however many workers finish together.
  *      EVENT asks for the eventfd instead, on which the native thread polls.
  *
- * Crash  a worker that dies between clearing a bit and waking leaves the waiter asleep; the worker's death itself rings,
- *        through the native thread, which wakes the waiter after it has cleaned up. One that dies searching may have
- *        been counted on: whoever cleans up after it calls td_doorbell_wake_workers once its state is EMPTY.
+ * Crash  a worker that dies between clearing a bit and waking leaves the waiter asleep, and unheard by everybody else; one
+ *        that dies between PARKED -> WOKEN and waking leaves a worker asleep whom everybody takes to be awake; one that
+ *        dies searching may have been counted on. Whoever cleans up after it calls td_doorbell_succeed once its state is
+ *        EMPTY: that wakes the waiter, and whoever is WOKEN, once more (a look for nothing where they were awake), and
+ *        others for the tasks it was counted on for.
  * Tests  tests/ring/test_doorbell.c */
 #ifndef TD_RING_DOORBELL_H
 #define TD_RING_DOORBELL_H
@@ -85,6 +87,8 @@ void td_bell_kick(struct td_bell_map *map);
 /* Parent, after a push, and whoever stops searching: wakes parked workers while fewer are awake and free than tasks wait.
  * Returns how many. */
 uint32_t td_doorbell_wake_workers(struct td_segment_map *map);
+/* Parent, when a worker's death is certain and its state EMPTY: does what it may have taken on, and not done (Crash). */
+void td_doorbell_succeed(struct td_segment_map *map, struct td_bell_map *bell);
 /* Parent: wakes one worker whatever waits (to leave, to take a cancel). */
 void td_doorbell_wake_worker(struct td_segment_map *map, uint32_t worker);
 

@@ -73,6 +73,8 @@ enum rogue {
     ROGUE_COUNT,  /* more completions than there are slots */
     ROGUE_ENTRY,  /* completions that were never claimed; then dies */
     ROGUE_HOARD,  /* claims a second task, and dies */
+    ROGUE_RING,   /* dies when it is about to wake the parent's waiter, once that sleeps */
+    ROGUE_WAKE,   /* dies when it is about to wake the other of two workers, once that sleeps */
 };
 
 struct op {
@@ -266,6 +268,44 @@ static void crew_run_big(const struct op *op)
         _exit(106);
 }
 
+/* As the kernel sees it: the letter behind the name in /proc/PID/stat. */
+static bool crew_sleeps(uint32_t pid)
+{
+    char path[64], text[256];
+    snprintf(path, sizeof path, "/proc/%u/stat", pid);
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    const ssize_t length = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    close(fd);
+    if (length <= 0)
+        return false;
+    text[length] = '\0';
+    const char *name_end = strrchr(text, ')');
+    return name_end != NULL && name_end[1] == ' ' && name_end[2] == 'S';
+}
+
+/* Takes it on to wake the waiter, as td_bell_ring does. */
+static void crew_answer_and_die(void)
+{
+    struct td_bell *bell = crew_bell.bell;
+    while ((td_atomic_load_seq(&bell->listen) & TD_LISTEN_FUTEX) == 0 || td_atomic_load_seq(&bell->asleep) == 0)
+        sched_yield();
+    td_atomic_fetch_and_seq(&bell->listen, ~TD_LISTEN_FUTEX);
+    raise(SIGKILL);
+}
+
+/* Takes it on to wake a worker, as td_doorbell_wake_workers does. */
+static void crew_mark_and_die(uint32_t worker)
+{
+    td_atomic_u32 *state = &crew_map.states[worker];
+    uint32_t parked = TD_SEAT_PARKED;
+    while (td_atomic_load_seq(state) != TD_SEAT_PARKED ||
+           !crew_sleeps(td_atomic_load_relaxed(&crew_map.seats[worker].pid)))
+        sched_yield();
+    if (td_atomic_cas_strong_seq(state, &parked, TD_SEAT_WOKEN))
+        raise(SIGKILL);
+    _exit(109);
+}
+
 __attribute__((noreturn)) static void crew_go_rogue(uint64_t way)
 {
     const uint32_t worker = td_worker_index(crew_worker);
@@ -297,6 +337,12 @@ __attribute__((noreturn)) static void crew_go_rogue(uint64_t way)
         if (td_submission_claim(&crew_map, worker, from, &other, &position) != TD_OK)
             _exit(108);
         raise(SIGKILL);
+        break;
+    case ROGUE_RING:
+        crew_answer_and_die();
+        break;
+    case ROGUE_WAKE:
+        crew_mark_and_die(1 - worker);
         break;
     }
     td_bell_ring(&crew_bell);

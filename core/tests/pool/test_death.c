@@ -1,4 +1,6 @@
 /* tests/pool/test_death.c: workers that die in each state, and zygotes. */
+#include <pthread.h>
+
 #include "tests/pool/crew.h"
 
 static struct td_pool_stats stats_of(const struct crew *crew)
@@ -130,6 +132,59 @@ TD_TEST(an_idle_worker_that_is_killed_costs_no_task)
             td_task_unref(next);
         while (worker_pid(&crew) == pid)
             sched_yield();
+    }
+    crew_close(&crew);
+}
+
+/* Waits for its end without the engine, so that the caller takes no part in waiting and draining. */
+static void watch_it_die(const td_task *task)
+{
+    while (td_task_state(task) != TD_TASK_DIED)
+        sched_yield();
+}
+
+static void *open_gate_after_the_death(void *rogue)
+{
+    watch_it_die(rogue);
+    crew_open_gate(1);
+    return NULL;
+}
+
+TD_TEST(a_worker_that_dies_about_to_wake_a_waiter_leaves_it_awake_for_others)
+{
+    struct crew crew;
+    pthread_t thread;
+    crew_open(&crew, &(struct td_pool_config){.max_workers = 2});
+    td_task *task = crew_submit(&crew, &(struct op){.code = OP_DEAF, .a = 1});
+    crew_await_gate(1, 1);
+    td_task *rogue = crew_submit(&crew, &(struct op){.code = OP_ROGUE, .a = ROGUE_RING});
+    REQUIRE_EQ(pthread_create(&thread, NULL, open_gate_after_the_death, rogue), 0);
+    CHECK_OK(td_task_wait_until(task, TD_FOREVER)); /* a look at the deadline would find it, too */
+    pthread_join(thread, NULL);
+    td_task_unref(task);
+    td_task_unref(rogue);
+    crew_close(&crew);
+}
+
+TD_TEST(a_worker_that_dies_about_to_wake_another_leaves_nobody_asleep)
+{
+    struct crew crew;
+    td_task *tasks[2];
+    crew_open(&crew, &(struct td_pool_config){.max_workers = 2});
+    for (uint32_t round = 1; round <= 2; round++) {
+        for (uint32_t i = 0; i < 2; i++) /* one each: both are there, and both answer */
+            tasks[i] = crew_submit(&crew, &(struct op){.code = OP_DEAF, .a = round});
+        crew_await_gate(round, 2);
+        crew_open_gate(round);
+        for (uint32_t i = 0; i < 2; i++) {
+            crew_wait(tasks[i]);
+            td_task_unref(tasks[i]);
+        }
+        if (round == 1) {
+            td_task *rogue = crew_submit(&crew, &(struct op){.code = OP_ROGUE, .a = ROGUE_WAKE});
+            CHECK_EQ(death_of(rogue).signal, SIGKILL);
+            td_task_unref(rogue);
+        }
     }
     crew_close(&crew);
 }
