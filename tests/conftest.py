@@ -80,7 +80,12 @@ def start_engine() -> None:
 # --- deadlines
 
 
+reporting = False
+
+
 def on_deadline(*_: object) -> None:
+    if reporting:  # the test is over; if its teardown hangs, the timer comes again
+        return
     faulthandler.dump_traceback(2, all_threads=True)
     pytest.fail("the deadline has passed")
 
@@ -95,6 +100,16 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         return (yield)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport() -> Iterator[None]:
+    global reporting
+    reporting = True
+    try:
+        return (yield)
+    finally:
+        reporting = False
 
 
 # --- seeds
