@@ -99,6 +99,15 @@ bool tb_future_has_failed(struct tb_future *future);
 /* Waits until it is final: 1, 0 (deadline), -1. */
 int tb_future_wait(struct tb_state *state, struct tb_future *future, int64_t deadline_ns);
 
+/* ---- local.c ------------------------------------------------------------------------------------------------ */
+
+/* Waits until a future without a task is final: 1, 0 (deadline), -1. */
+int tb_future_wait_local(struct tb_future *future, int64_t deadline_ns);
+/* set_running_or_notify_cancel(), set_result(), set_exception(). */
+PyObject *tb_future_start(PyObject *self, PyObject *unused);
+PyObject *tb_future_set_result(PyObject *self, PyObject *result);
+PyObject *tb_future_set_exception(PyObject *self, PyObject *exception);
+
 /* ---- settle.c ----------------------------------------------------------------------------------------------- */
 
 /* Reads the final task's outcome into result or exception, once. -1: an exception that belongs to the caller. */

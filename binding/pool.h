@@ -19,7 +19,7 @@ struct tb_pool_room {
 };
 struct tb_room tb_pool_room_of(struct tb_pool_room *room);
 
-/* Methods of Executor (pool.c); its own are in executor.c. */
+/* Methods of Executor (pool.c, stats.c); its own are in executor.c. */
 PyObject *tb_pool_create(PyObject *self, PyObject *args, PyObject *kwargs);
 PyObject *tb_pool_launch(PyObject *self, PyObject *args);
 PyObject *tb_pool_adopt(PyObject *self, PyObject *args);
