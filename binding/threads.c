@@ -6,8 +6,10 @@
  *
  * Invariants  I1 `lock` covers the list and the counters; it is held for a few instructions, never while the GIL is waited
  *                for and never across Python code. So it may be taken with the GIL held.
- *             I2 asleep counts threads in the condition's wait, called those of them that were signalled and have not come
- *                back: a submit signals only while called < asleep, and starts a thread only when all are busy.
+ *             I2 idle counts threads that found the list empty and have not looked again; a submit starts a thread only
+ *                when there are more calls than those. A thread becomes idle before it gives the GIL up, so whoever
+ *                waited for its last call finds it idle. Of them asleep are in the condition's wait, and called of
+ *                those were signalled: a submit signals only while called < asleep.
  *             I3 closed: nothing is added; threads leave when the list is empty.
  * Fork        a child has no threads: its queues are as dead as the stdlib's.
  * Tests       tests/unit/test_threads.py; tests/parity */
@@ -32,7 +34,7 @@ struct tb_thread_queue {
     pthread_cond_t filled;
     struct call *first, *last;
     Py_ssize_t length;
-    uint32_t asleep, called, threads, most;
+    uint32_t idle, asleep, called, threads, most;
     bool closed;
     PyObject *start;  /* start(): starts one more thread, which calls serve() */
     PyObject *refuse; /* refuse(): raises why nothing is taken any more */
@@ -117,7 +119,8 @@ static enum need push(struct tb_thread_queue *queue, struct call *call)
         if (queue->called < queue->asleep) {
             queue->called++;
             pthread_cond_signal(&queue->filled);
-        } else if (queue->threads < queue->most) {
+        }
+        if (queue->length > (Py_ssize_t)queue->idle && queue->threads < queue->most) {
             queue->threads++;
             need = NEED_THREAD;
         }
@@ -126,9 +129,8 @@ static enum need push(struct tb_thread_queue *queue, struct call *call)
     return need;
 }
 
-static struct call *pop(struct tb_thread_queue *queue)
+static struct call *pop_locked(struct tb_thread_queue *queue)
 {
-    pthread_mutex_lock(&queue->lock);
     struct call *call = queue->first;
     if (call != NULL) {
         queue->first = call->next;
@@ -136,11 +138,28 @@ static struct call *pop(struct tb_thread_queue *queue)
             queue->last = NULL;
         queue->length--;
     }
+    return call;
+}
+
+static struct call *pop(struct tb_thread_queue *queue)
+{
+    pthread_mutex_lock(&queue->lock);
+    struct call *call = pop_locked(queue);
     pthread_mutex_unlock(&queue->lock);
     return call;
 }
 
-/* Sleeps until something is there, without the GIL; false: closed and empty. */
+/* For a thread of the queue, which is idle if it gets nothing. */
+static struct call *pop_or_idle(struct tb_thread_queue *queue)
+{
+    pthread_mutex_lock(&queue->lock);
+    struct call *call = pop_locked(queue);
+    queue->idle += call == NULL;
+    pthread_mutex_unlock(&queue->lock);
+    return call;
+}
+
+/* An idle thread sleeps until something is there, without the GIL; false: closed and empty. */
 static bool await_call(struct tb_thread_queue *queue)
 {
     bool more;
@@ -152,6 +171,7 @@ static bool await_call(struct tb_thread_queue *queue)
         queue->asleep--;
         queue->called -= queue->called > 0;
     }
+    queue->idle--;
     more = queue->first != NULL;
     pthread_mutex_unlock(&queue->lock);
     Py_END_ALLOW_THREADS;
@@ -196,7 +216,7 @@ static PyObject *queue_serve(PyObject *self, PyObject *Py_UNUSED(unused))
     struct tb_state *state = tb_state_of_final(self);
     do {
         struct call *call;
-        while ((call = pop(queue)) != NULL) {
+        while ((call = pop_or_idle(queue)) != NULL) {
             if (call_run(state, call) < 0)
                 PyErr_WriteUnraisable(call->function);
             call_free(call);

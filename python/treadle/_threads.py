@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures.thread import BrokenThreadPool
 from typing import Any, TypeVar
 
-from . import _engine
+from . import _engine, _options
 from ._engine import Future
 
 T = TypeVar("T")
@@ -27,7 +27,15 @@ _crews: weakref.WeakSet[_Crew] = weakref.WeakSet()
 class _Crew:
     """The threads of one executor. They hold this, never the executor, so that one that is let go of can end."""
 
-    def __init__(self, size: int, prefix: str, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]):
+    def __init__(
+        self,
+        executor: ThreadPoolExecutor,
+        size: int,
+        prefix: str,
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+    ) -> None:
+        self.executor = weakref.ref(executor)
         self.prefix = prefix
         self.initializer = initializer
         self.initargs = initargs
@@ -54,8 +62,12 @@ class _Crew:
 
     def fail(self) -> None:
         self.broken = "A thread initializer failed, the thread pool is not usable anymore"
+        executor = self.executor()
+        if executor is not None:
+            executor._broken = self.broken
         for future in self.queue.close(cancel=True):
-            future.set_exception(BrokenThreadPool(self.broken))
+            if future.set_running_or_notify_cancel():
+                future.set_exception(BrokenThreadPool(self.broken))
 
     def refuse(self) -> None:
         if self.broken:
@@ -100,10 +112,10 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
         initargs: tuple[Any, ...] = (),
     ) -> None:
         if max_workers is None:
-            max_workers = min(32, int(_engine.budget()["cpus"]) + 4)
+            max_workers = min(32, _options.cpu_budget() + 4)
         super().__init__(max_workers, thread_name_prefix, initializer, initargs)
         prefix: str = getattr(self, "_thread_name_prefix")  # noqa: B009 - private to the base class
-        self._crew = _Crew(max_workers, prefix, initializer, initargs)
+        self._crew = _Crew(self, max_workers, prefix, initializer, initargs)
         self._threads = self._crew.threads
         self._work_queue: Any = self._crew.queue  # its length is what others look at
         if type(self).submit is ThreadPoolExecutor.submit:
@@ -120,6 +132,7 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Takes no more calls; waits for those accepted unless told otherwise. Cancels those not begun if asked."""
+        self._shutdown = True
         for future in self._crew.queue.close(cancel=cancel_futures):
             future.cancel()
             future.set_running_or_notify_cancel()

@@ -153,3 +153,19 @@ def test_a_subclass_may_override_submit() -> None:
 
     with Counting(1) as pool:
         assert list(pool.map(abs, [-1, -2])) == [1, 2] and pool.count == 2
+
+
+def test_a_failing_initializer_leaves_cancelled_calls_cancelled() -> None:
+    gate = threading.Event()
+
+    def fail() -> None:
+        gate.wait()
+        raise OSError("no")
+
+    with treadle.ThreadPoolExecutor(1, initializer=fail) as pool:
+        futures = [pool.submit(int) for _ in range(3)]
+        assert futures[1].cancel()
+        gate.set()
+        concurrent.futures.wait(futures, timeout=30)
+    assert [future.cancelled() for future in futures] == [False, True, False]
+    assert all(isinstance(future.exception(), BrokenThreadPool) for future in (futures[0], futures[2]))
