@@ -9,13 +9,21 @@
 /* ---- Time --------------------------------------------------------------------------------------------------- */
 
 /* Nanoseconds from seconds, rounded up and saturating at TD_FOREVER; -1 with an exception for what is no number. */
-static int nanoseconds(PyObject *seconds, int64_t *ns)
+static int nanoseconds(PyObject *seconds, const char *what, int64_t *ns)
 {
     double value = PyFloat_AsDouble(seconds);
-    if (value == -1.0 && PyErr_Occurred())
-        return -1;
+    if (value == -1.0 && PyErr_Occurred()) {
+        if (PyErr_ExceptionMatches(PyExc_TypeError))
+            PyErr_Format(PyExc_TypeError, "%s must be a number of seconds or None, not %.200s", what,
+                         Py_TYPE(seconds)->tp_name);
+        else if (PyErr_ExceptionMatches(PyExc_OverflowError) && PyLong_Check(seconds))
+            value = PyObject_RichCompareBool(seconds, Py_False, Py_LT) == 1 ? -INFINITY : INFINITY;
+        if (!isinf(value))
+            return -1;
+        PyErr_Clear();
+    }
     if (isnan(value)) {
-        PyErr_SetString(PyExc_ValueError, "Invalid value NaN (not a number)");
+        PyErr_Format(PyExc_ValueError, "%s must be a number of seconds or None, not NaN", what);
         return -1;
     }
     value = ceil(value * (double)TD_NS_PER_S);
@@ -31,7 +39,7 @@ static int nanoseconds(PyObject *seconds, int64_t *ns)
 int tb_deadline(PyObject *seconds, int64_t *deadline_ns)
 {
     int64_t ns = TD_FOREVER;
-    if (seconds != NULL && seconds != Py_None && nanoseconds(seconds, &ns) < 0)
+    if (seconds != NULL && seconds != Py_None && nanoseconds(seconds, "timeout", &ns) < 0)
         return -1;
     *deadline_ns = ns == 0 ? 0 : td_deadline_after(ns);
     return 0;
@@ -42,7 +50,7 @@ int tb_duration(PyObject *seconds, const char *what, int64_t *ns)
     *ns = 0;
     if (seconds == NULL || seconds == Py_None)
         return 0;
-    if (nanoseconds(seconds, ns) < 0)
+    if (nanoseconds(seconds, what, ns) < 0)
         return -1;
     if (*ns == 0) {
         PyErr_Format(PyExc_ValueError, "%s must be None or a positive number of seconds", what);

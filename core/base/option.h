@@ -20,6 +20,8 @@
     X(SPIN, "TREADLE_SPIN", SPIN, "auto",                                                                      \
       "how long workers and waiters spin before they sleep: auto (100 us, waiters 20), 0 (never), or us")      \
     X(WORKERS, "TREADLE_WORKERS", INT, "0", "default number of workers; 0 is the CPU budget")                  \
+    X(THREADS, "TREADLE_THREADS", INT, "0",                                                                    \
+      "CPUs that pools made here may count on; workers find their share in it; 0 is the CPU budget")           \
     X(SLOTS, "TREADLE_SLOTS", INT, "4096", "tasks a pool holds in shared memory; more wait in the parent")     \
     X(ARENA_BYTES, "TREADLE_ARENA_BYTES", BYTES, "0",                                                          \
       "cap on the bytes of queued arguments; 0 is a quarter of the memory")                                    \

@@ -14,8 +14,10 @@ import sys
 import warnings
 from typing import Any
 
+from . import _engine
+
 THREADS = "TREADLE_THREADS"
-"""The environment variable with the CPUs that a worker may use: BLAS, OpenMP and pools made inside it keep to it."""
+"""The option with the CPUs that a worker may use: BLAS, OpenMP and pools made inside it keep to it."""
 
 
 def capture(
@@ -105,8 +107,6 @@ def main_module(name: str) -> dict[str, str]:
 
 
 def cpu_share() -> int | None:
-    """The CPUs that this process may use, where it is a worker itself."""
-    try:
-        return max(1, int(os.environ[THREADS]))
-    except (KeyError, ValueError):
-        return None
+    """The CPUs that this process may use, where it is a worker itself or was told."""
+    _engine.reload_options()
+    return int(_engine.option("THREADS")) or None

@@ -47,7 +47,7 @@ def cpus() -> dict[str, Any]:
         "quota_file": budget["quota_file"],
     }
     if share is not None:
-        found.update(cpus=share, limit=f"this worker's share ({_context.THREADS})")
+        found.update(cpus=share, limit=f"this process's share ({_context.THREADS})")
     return found
 
 

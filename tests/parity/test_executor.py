@@ -156,6 +156,21 @@ def test_result_runs_into_its_timeout(make_pool: Any, meeting: Callable[[], Any]
     assert isinstance(future.result(), int)
 
 
+@pytest.mark.parametrize("timeout", ["1", b"1", [], 1j])
+def test_a_timeout_that_is_no_number_is_a_type_error(make_pool: Any, meeting: Callable[[], Any], timeout: Any) -> None:
+    late = meeting()
+    pool = make_pool(1)
+    future = pool.submit(meet_once, late)
+    with pytest.raises(TypeError):
+        future.result(timeout)
+    with pytest.raises(TypeError):
+        future.exception(timeout)
+    with pytest.raises(TypeError):
+        list(pool.map(multiply, [1], timeout=timeout))
+    late.in_test()
+    assert isinstance(future.result(), int)
+
+
 def test_a_running_task_cannot_be_cancelled(make_pool: Any, meeting: Callable[[], Any]) -> None:
     first, second = meeting(), meeting()
     future = make_pool(1).submit(meet_twice, first, second)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import gc
+import math
 import threading
 import weakref
 from concurrent.futures import CancelledError, InvalidStateError
@@ -102,8 +103,17 @@ def test_time_runs_out(timeout):
 
 @pytest.mark.parametrize(("timeout", "error"), [("1", TypeError), (float("nan"), ValueError)])
 def test_a_timeout_is_a_number(timeout, error):
-    with pytest.raises(error):
+    with pytest.raises(error, match=r"timeout must be a number of seconds or None, not (str|NaN)"):
         Future().result(timeout)
+
+
+@pytest.mark.parametrize("timeout", [-(10**400), -math.inf])
+def test_a_timeout_beyond_all_measure_has_a_sign(timeout):
+    with pytest.raises(TimeoutError):
+        Future().result(timeout)
+    future = Future()
+    future.set_result(1)
+    assert future.result(-timeout) == 1
 
 
 def test_result_takes_one_argument():

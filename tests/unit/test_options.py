@@ -192,6 +192,16 @@ def test_doctor_tells_the_budget_and_the_options() -> None:
     assert {option["name"] for option in found["options"]} >= {"TREADLE_SPIN", "TREADLE_WORKERS"}
 
 
+def test_a_process_can_be_told_its_share_of_the_cpus() -> None:
+    found = json.loads(run_command("doctor", "--json", TREADLE_THREADS="3"))
+    assert found["cpus"]["cpus"] == 3
+    assert "TREADLE_THREADS" in found["cpus"]["limit"]
+    program = "import treadle; print(treadle.ProcessPoolExecutor()._max_workers)"
+    environment = {**os.environ, "TREADLE_THREADS": "3"}
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    assert told.stdout.split() == ["3"]
+
+
 def test_the_command_alone_tells_what_there_is() -> None:
     assert "doctor" in run_command()
 
