@@ -13,6 +13,9 @@
 #include "os/event.h"
 #include "os/poller.h"
 
+/* In the tag of a descriptor, beside its number: an event, which the thread empties. */
+#define TAG_EVENT (UINT64_C(1) << 32)
+
 static struct {
     pthread_mutex_t lock;
     pthread_cond_t stopped;
@@ -38,7 +41,7 @@ static td_status open_poller_locked(void)
     status = td_event_new(&native.wake_fd);
     if (status != TD_OK)
         goto no_event;
-    status = td_poller_add(native.poller, native.wake_fd, TD_POLL_IN, 0);
+    status = td_poller_add(native.poller, native.wake_fd, TD_POLL_IN, TAG_EVENT | (uint32_t)native.wake_fd);
     if (status != TD_OK)
         goto no_watch;
     td_atomic_store_release(&native.has_poller, 1); /* W */
@@ -86,13 +89,15 @@ static void *run(void *unused)
     pthread_setname_np(pthread_self(), "treadle");
     for (;;) {
         td_poll_event events[16];
-        size_t count;
+        size_t count = 0;
         uint64_t rings;
         const int64_t next = ask_keepers();
         if (next == TD_KEEP_END)
             return NULL;
-        td_poller_wait_until(native.poller, events, 16, &count, next);
-        td_event_drain(native.wake_fd, &rings);
+        (void)td_poller_wait_until(native.poller, events, 16, &count, next);
+        for (size_t i = 0; i < count; i++)
+            if ((events[i].tag & TAG_EVENT) != 0)
+                td_event_drain((int)(uint32_t)events[i].tag, &rings);
     }
 }
 
@@ -128,6 +133,11 @@ td_status td_native_add(struct td_keeper *keeper)
 td_status td_native_watch(int fd)
 {
     return td_poller_add(native.poller, fd, TD_POLL_IN, (uint64_t)fd);
+}
+
+td_status td_native_watch_event(int fd)
+{
+    return td_poller_add(native.poller, fd, TD_POLL_IN, TAG_EVENT | (uint32_t)fd);
 }
 
 void td_native_unwatch(int fd)

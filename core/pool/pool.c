@@ -17,7 +17,6 @@
 #include <unistd.h>
 
 #include "base/option.h"
-#include "os/event.h"
 #include "pool/zygote.h"
 
 #define BARREN_DEATHS_MOST 10u
@@ -140,8 +139,6 @@ static bool end_locked(td_pool *pool)
 static int64_t keep(struct td_keeper *keeper)
 {
     td_pool *pool = TD_LIST_ENTRY(keeper, td_pool, keeper);
-    uint64_t rings;
-    td_event_drain(td_drain_bell()->event_fd, &rings);
     pthread_mutex_lock(&pool->lock);
     const int64_t now = td_now_ns();
     int64_t next = td__crew_keep_locked(pool, now);
@@ -413,8 +410,7 @@ static td_status join_loop_locked(td_pool *pool)
         td__pool_drop(pool);
         return status;
     }
-    td_native_watch(
-        td_drain_bell()->event_fd); /* once for all pools; later ones are refused as there already */
+    td_native_watch_event(td_drain_bell()->event_fd); /* later pools' are refused: it is there already */
     return TD_OK;
 }
 

@@ -1,6 +1,7 @@
 /* tests/pool/test_pool.c: how pools end: closed, killed, dropped, broken, forked away from, and with their process. */
 #include <pthread.h>
 
+#include "os/event.h"
 #include "tests/pool/crew.h"
 
 static struct td_pool_stats stats_of(const struct crew *crew)
@@ -295,6 +296,50 @@ TD_TEST(only_arguments_that_nobody_reads_again_may_be_overwritten)
         CHECK_EQ(crew_value(task), retries == 0);
     }
     crew_close(&crew);
+}
+
+/* A keeper that rings the bell in its own turn, as a worker may while another pool is asked. */
+struct ringer {
+    struct td_keeper keeper;
+    td_atomic_u32 asked, ring, leave;
+};
+
+static int64_t keep_ringer(struct td_keeper *keeper)
+{
+    struct ringer *ringer = TD_LIST_ENTRY(keeper, struct ringer, keeper);
+    if (td_atomic_exchange_seq(&ringer->ring, 0) != 0)
+        td_event_ring(td_drain_bell()->event_fd);
+    td_atomic_fetch_add_seq(&ringer->asked, 1);
+    td_futex_wake(&ringer->asked, 1, false);
+    return td_atomic_load_seq(&ringer->leave) != 0 ? TD_KEEP_END : TD_FOREVER;
+}
+
+static void ringer_ended(struct td_keeper *keeper)
+{
+    (void)keeper;
+}
+
+TD_TEST(what_rings_while_pools_are_asked_is_heard_by_all_of_them)
+{
+    struct crew first, second;
+    struct ringer ringer = {.keeper = {.keep = keep_ringer, .ended = ringer_ended}};
+    crew_open(&first, &(struct td_pool_config){.max_workers = 1});
+    CHECK_EQ(crew_value(crew_submit(&first, &(struct op){.code = OP_ADD, .a = 1})), 1);
+    REQUIRE_OK(td_native_add(&ringer.keeper));
+    second = first;
+    crew_add_pool(&second, &(struct td_pool_config){.max_workers = 1});
+    CHECK_EQ(crew_value(crew_submit(&second, &(struct op){.code = OP_ADD, .a = 2})), 2);
+    for (uint32_t round = 0; round < 10; round++) {
+        const uint32_t before = td_atomic_load_seq(&ringer.asked);
+        td_atomic_store_seq(&ringer.ring, 1);
+        td_native_wake();
+        /* The turn in which it rings, and another one for that. */
+        for (uint32_t seen; (seen = td_atomic_load_seq(&ringer.asked)) < before + 2;)
+            td_futex_wait_until(&ringer.asked, seen, TD_FOREVER, false);
+    }
+    td_atomic_store_seq(&ringer.leave, 1);
+    crew_end_pool(&second, 0);
+    crew_close(&first);
 }
 
 TD_TEST(each_worker_gets_the_context_of_its_order)
