@@ -101,9 +101,10 @@ class Forwarder:
         if decoder is None:
             decoder = self.decoders[pid, kind] = codecs.getincrementaldecoder("utf-8")("replace")
         stream = sys.stdout if kind == OUT else sys.stderr
-        if stream is not None:
+        if stream is not None and not getattr(stream, "closed", False):
             stream.write(decoder.decode(data))
-            stream.flush()
+            if hasattr(stream, "flush"):  # `print` asks for no more than `write`
+                stream.flush()
 
 
 def read_exactly(pipe: io.RawIOBase | io.FileIO, length: int) -> bytes:

@@ -64,7 +64,8 @@ class _Crew:
         self.broken = "A thread initializer failed, the thread pool is not usable anymore"
         executor = self.executor()
         if executor is not None:
-            executor._broken = self.broken  # type: ignore[assignment] - as in the stdlib: False, or the reason
+            # As in the stdlib: False, or the reason.
+            executor._broken = self.broken  # type: ignore[assignment]
         for future in self.queue.close(cancel=True):
             if future.set_running_or_notify_cancel():
                 future.set_exception(BrokenThreadPool(self.broken))

@@ -95,7 +95,11 @@ def import_preload(channel: int, names: list[str]) -> None:
     except BaseException:
         _engine.zygote_fail(channel, f"preload: importing {name!r} failed\n{formatted()}")
         os._exit(1)
-    threads = len(os.listdir("/proc/self/task"))
+    try:
+        threads = len(os.listdir("/proc/self/task"))
+    except OSError:  # /proc is hidden: those that Python made are all that can be counted
+        threading = sys.modules.get("threading")
+        threads = threading.active_count() if threading else 1
     if threads > 1:
         _engine.zygote_fail(
             channel,

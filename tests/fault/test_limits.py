@@ -144,3 +144,23 @@ def test_whatever_dev_shm_is(tmp_path: Path, options: str) -> None:
         pytest.skip("mount namespaces are not allowed here")
     done = subprocess.run([*mount, sys.executable, str(program)], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "works\n", "")
+
+
+def test_without_proc(tmp_path: Path) -> None:
+    """What workers say then goes to the descriptors, forwarded or not."""
+    program = tmp_path / "program.py"
+    work = WORK.replace("ProcessPoolExecutor(2)", "ProcessPoolExecutor(2, forward_output=True)")
+    work = work.replace("pool.submit(abs, -3).result() == 3", "pool.submit(print, 'said').result() is None")
+    program.write_text(textwrap.dedent(work.replace("SETUP", "pass")))
+    mount = [
+        shutil.which("unshare") or "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        'mount -t tmpfs none /proc && exec "$@"',
+        "sh",
+    ]
+    if not shutil.which("unshare") or subprocess.run([*mount, "true"], capture_output=True).returncode != 0:
+        pytest.skip("mount namespaces are not allowed here")
+    done = subprocess.run([*mount, sys.executable, str(program)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "said\nworks\n", "")

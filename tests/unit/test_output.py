@@ -95,3 +95,30 @@ def test_the_thread_ends_with_a_pool_that_is_not_waited_for(monkeypatch: pytest.
     assert pool._forwarder is not None
     pool._forwarder.thread.join()
     assert out.getvalue() == "late\n"
+
+
+class OnlyWrites:
+    """All that `print` asks for."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def write(self, text: str) -> int:
+        assert not self.closed, "I/O operation on closed file"
+        self.texts.append(text)
+        return len(text)
+
+
+@pytest.mark.parametrize("stream", ["whole", "closed", "none"])
+def test_whatever_the_parents_stream_is(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], stream: str
+) -> None:
+    out = OnlyWrites()
+    out.closed = stream == "closed"
+    monkeypatch.setattr(sys, "stdout", out if stream != "none" else None)
+    with ProcessPoolExecutor(1, forward_output=True) as pool:
+        pool.submit(print, "said").result()
+    assert "".join(out.texts) == ("said\n" if stream == "whole" else "")
+    assert capfd.readouterr() == ("", "")
