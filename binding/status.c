@@ -1,6 +1,8 @@
 /* status.c: the engine's outcomes as Python exceptions. The one place that knows which exception stands for which
  * status: the engine's own table names it.
  * Tests  tests/unit/test_future.py */
+#include <errno.h>
+
 #include "base/clock.h"
 #include "module.h"
 
@@ -18,6 +20,21 @@ PyObject *tb_errors(struct tb_state *state)
     return state->errors;
 }
 
+/* Where no descriptor is left no module can be imported, and so no error of ours be made: the limit is what it says. */
+static void name_limit(void)
+{
+    if (!PyErr_ExceptionMatches(PyExc_OSError))
+        return;
+    PyObject *raised = tb_exception_take();
+    PyObject *number = PyObject_GetAttrString(raised, "errno");
+    if (number != NULL && PyLong_Check(number) && PyLong_AsLong(number) == EMFILE)
+        PyErr_SetString(PyExc_OSError, td_status_text(TD_ENOFD));
+    else
+        PyErr_SetObject((PyObject *)Py_TYPE(raised), raised);
+    Py_XDECREF(number);
+    Py_DECREF(raised);
+}
+
 /* The class of that name, from treadle._errors or else a built-in: a new reference. */
 static PyObject *exception_class(struct tb_state *state, const char *name)
 {
@@ -25,6 +42,8 @@ static PyObject *exception_class(struct tb_state *state, const char *name)
     if (errors == NULL)
         return NULL;
     PyObject *found = PyObject_GetAttrString(errors, name);
+    if (found == NULL)
+        name_limit();
     if (found != NULL || !PyErr_ExceptionMatches(PyExc_AttributeError))
         return found;
     PyErr_Clear();
@@ -80,8 +99,10 @@ PyObject *tb_call_errors(struct tb_state *state, const char *function, const cha
     if (errors == NULL)
         return NULL;
     PyObject *callable = PyObject_GetAttrString(errors, function);
-    if (callable == NULL)
+    if (callable == NULL) {
+        name_limit();
         return NULL;
+    }
     va_list values;
     va_start(values, format);
     PyObject *args = Py_VaBuildValue(format, values);
@@ -92,6 +113,8 @@ PyObject *tb_call_errors(struct tb_state *state, const char *function, const cha
         Py_DECREF(args);
     }
     Py_DECREF(callable);
+    if (made == NULL)
+        name_limit();
     if (made != NULL && !PyExceptionInstance_Check(made)) {
         PyErr_Format(PyExc_TypeError, "treadle._errors.%s() made no exception", function);
         Py_CLEAR(made);

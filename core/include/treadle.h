@@ -32,11 +32,12 @@ extern "C" {
     X(TD_EFORKED, -10, "belongs to the parent: not usable in a forked child", "RuntimeError")                  \
     X(TD_EPROTO, -11, "data from another process failed a check", "RuntimeError")                              \
     X(TD_ENOSYS, -12, "the kernel, or a seccomp filter, refuses this system call", "OSError")                  \
-    X(TD_ENOFD, -13, "the limit of open descriptors is reached (ulimit -n)", "OSError")                        \
+    X(TD_ENOFD, -13, "the limit of open descriptors is reached: raise it (ulimit -n)", "OSError")              \
     X(TD_EAGAIN, -14, "not now: would block, or the value has changed", "BlockingIOError")                     \
     X(TD_EOS, -15, "a system call failed (see errno)", "OSError")                                              \
     X(TD_ETHREAD, -16,                                                                                         \
-      "no thread could be started: ulimit -u, ulimit -v or the cgroup's pids.max allows no more", "OSError")
+      "no thread or process could be started: ulimit -u, ulimit -v or the cgroup's pids.max allows no more",   \
+      "OSError")
 
 typedef enum td_status {
 #define TD_STATUS_ENUM_(name, value, text, exception) name = value,

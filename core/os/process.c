@@ -123,7 +123,7 @@ td_status td_process_spawn(const td_spawn *spawn, pid_t *pid, int *pidfd)
         for (size_t i = 0; i < spawn->fd_count; i++)
             close(lifted[i]);
         if (error) {
-            status = td_status_from_errno(error);
+            status = error == EAGAIN ? TD_ETHREAD : td_status_from_errno(error);
             errno = error;
         } else {
             *pid = child;

@@ -20,6 +20,7 @@
 #include "pool/pool.h"
 
 #define STACK_BYTES_MOST (64u << 10)
+#define HOW_BYTES 400u
 
 /* Did the kernel end processes of our cgroup for want of memory since the last death? */
 static bool oom_killed_locked(td_pool *pool)
@@ -194,14 +195,20 @@ static void describe(char *text, size_t bytes, const struct td_member *member, i
                  strsignal(WTERMSIG(status)));
     else
         snprintf(text, bytes, "worker %d exited with code %d", member->pid, WEXITSTATUS(status));
+    if (status >= 0 && WIFEXITED(status) && member->stack_fd >= 0) { /* where one that can't start says why */
+        const size_t used = strlen(text) + 2;
+        const ssize_t got = pread(member->stack_fd, text + used, bytes - used - 1, 0);
+        if (got > 0) {
+            memcpy(text + used - 2, ": ", 2);
+            text[used + (size_t)got] = '\0';
+        }
+    }
 }
 
 /* A crash may break the pool: when it was asked to, or when replacements keep dying before they finish a task. */
-static void count_crash_locked(td_pool *pool, const struct td_member *member, bool barren, bool lost,
-                               int status)
+static void count_crash_locked(td_pool *pool, const char *how, bool barren, bool lost)
 {
-    char how[160], reason[400];
-    describe(how, sizeof how, member, status);
+    char reason[HOW_BYTES + 160];
     pool->stats.restarts++;
     pool->barren_deaths = barren ? pool->barren_deaths + 1 : 0;
     if (pool->config.break_on_death && (lost || pool->stats.submitted > 0)) {
@@ -241,12 +248,13 @@ void td__death_locked(td_pool *pool, uint32_t worker, int status)
     pool->death_count += noted && (lost || (!left && member->pid > 0));
     free_kept_locked(pool, member);
     td_arena_cut(member->arena, member->results_end);
-    const struct td_member gone = *member;
+    char how[HOW_BYTES];
+    describe(how, sizeof how, member, status);
     td__member_clear_locked(pool, worker);
     td_doorbell_succeed(&pool->map, td_drain_bell()); /* in what it may have been about to do */
     const bool needed = !pool->closed || td_atomic_load_relaxed(&pool->outstanding) != 0;
     if (!excused && (lost || needed) && td_atomic_load_relaxed(&pool->is_broken) == 0)
-        count_crash_locked(pool, &gone, barren, lost, status);
+        count_crash_locked(pool, how, barren, lost);
     if (!left)
         td__crew_order_locked(pool);
     td__crew_grow_locked(pool);

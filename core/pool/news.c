@@ -6,6 +6,7 @@
  * Crash  a zygote that dies takes nobody with it: its workers go on as orphans, whose exit codes nobody learns. One that was
  *        forked, but not reported, has a lifeline like any other: it serves, and its seat says which process it is.
  * Tests  tests/pool/test_death.c, tests/pool/test_pool.c */
+#include <errno.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -92,6 +93,14 @@ static void hear_failure_locked(td_pool *pool, uint32_t worker)
     td__pool_break_locked(pool, reason, SIGTERM);
 }
 
+/* fork's errors that a limit causes are said with the way out. */
+static const char *why_no_fork(int error)
+{
+    return error == EMFILE || error == ENFILE ? td_status_text(TD_ENOFD)
+           : error == EAGAIN ? "ulimit -u or the cgroup's pids.max allows no more processes: raise it"
+                             : strerror(error);
+}
+
 static void hear_locked(td_pool *pool, struct td_zygote_news *news)
 {
     char reason[256];
@@ -113,7 +122,7 @@ static void hear_locked(td_pool *pool, struct td_zygote_news *news)
             break;
         td__member_clear_locked(pool, news->worker);
         pool->order_again_ns = td_deadline_after(TD__ORDER_AGAIN_NS);
-        snprintf(reason, sizeof reason, "no worker could be forked: %s", strerror(news->error));
+        snprintf(reason, sizeof reason, "no worker could be forked: %s", why_no_fork(news->error));
         if (pool->member_count == 0)
             td__pool_break_locked(pool, reason, SIGTERM);
         break;

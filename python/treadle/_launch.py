@@ -9,6 +9,7 @@ spawn       each worker is a fresh interpreter of its own, with the user's `__ma
 from __future__ import annotations
 
 import _socket  # socket.py takes 5 ms to import
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -193,9 +194,12 @@ def start_forked(pool: _engine.Executor, inherited: tuple[Callable[..., object],
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()  # or the child would write what is buffered a second time
-    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     try:
-        pid = os.fork()
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    except OSError as error:
+        raise limit_reached(error) from None
+    try:
+        pid = fork()
         if pid == 0:
             try:
                 ours.close()
@@ -207,6 +211,23 @@ def start_forked(pool: _engine.Executor, inherited: tuple[Callable[..., object],
     finally:
         ours.close()
         theirs.close()
+
+
+def fork() -> int:
+    """os.fork(); a limit that refuses it is named."""
+    try:
+        return os.fork()
+    except OSError as error:
+        raise limit_reached(error) from None
+
+
+def limit_reached(error: OSError) -> OSError:
+    """The error with the way out in its message, where a limit is the cause."""
+    text = {
+        errno.EMFILE: "the limit of open descriptors is reached: raise it (ulimit -n)",
+        errno.EAGAIN: "no process could be forked: ulimit -u or the cgroup's pids.max allows no more",
+    }.get(error.errno or 0)
+    return OSError(error.errno, text) if text else error
 
 
 def forwards_output(forward: bool | None) -> bool:

@@ -10,6 +10,7 @@ As little as possible is imported here: every import is paid for at a pool's sta
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # not signal, whose enums take 2 ms
+import errno
 import gc
 import marshal
 import os
@@ -133,9 +134,17 @@ def work(birth: _engine.Birth, inherited: Inherited | None) -> NoReturn:
             status = 0
     except SystemExit:
         status = 0
-    except BaseException:
-        sys.stderr.write(formatted())
+    except BaseException as error:
+        tell(birth, error)
     leave(status)
+
+
+def tell(birth: _engine.Birth, error: BaseException) -> None:
+    """Leaves word of why this worker ends, where the parent looks for it."""
+    if birth.stack_fd < 0:
+        sys.stderr.write(formatted())
+    else:
+        os.write(birth.stack_fd, name_limit(f"{type(error).__name__}: {error}").encode(errors="replace"))
 
 
 def go_first() -> None:
@@ -218,10 +227,22 @@ def leave(status: int) -> NoReturn:
 
 
 def formatted() -> str:
-    """The traceback of the exception at hand."""
-    import traceback
+    """The traceback of the exception at hand; where a limit lets no module be imported any more, only what it says."""
+    try:
+        import traceback
 
-    return traceback.format_exc()
+        text = traceback.format_exc()
+    except BaseException as second:
+        error = second.__context__ or second
+        text = f"{type(error).__name__}: {error}\n"
+    return name_limit(text)
+
+
+def name_limit(text: str) -> str:
+    """An error's text, with the way out where it is a limit of the system's."""
+    if os.strerror(errno.EMFILE) in text:
+        text = text.rstrip("\n") + "\nthe limit of open descriptors is reached: raise it (ulimit -n)"
+    return text
 
 
 # --- signals

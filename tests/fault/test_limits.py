@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import subprocess
@@ -77,15 +78,36 @@ def test_under_a_seccomp_filter(run_script: Any, method: str, calls: str) -> Non
     assert outcome(run_script, setup, TREADLE_START_METHOD=method) == "works"
 
 
-@pytest.mark.parametrize("descriptors", [32, 64])
-def test_with_so_few_descriptors(run_script: Any, descriptors: int) -> None:
-    assert outcome(run_script, f"limit(resource.RLIMIT_NOFILE, {descriptors})") == "works"
+@pytest.mark.parametrize(("method", "descriptors"), [("zygote", 32), ("fork", 40), ("forkserver", 32), ("spawn", 40)])
+def test_with_so_few_descriptors(run_script: Any, method: str, descriptors: int) -> None:
+    setup = f"limit(resource.RLIMIT_NOFILE, {descriptors})"
+    assert outcome(run_script, setup, TREADLE_START_METHOD=method) == "works"
 
 
-@pytest.mark.parametrize("descriptors", range(8, 32, 4))
-def test_with_too_few_descriptors(run_script: Any, descriptors: int) -> None:
-    found = outcome(run_script, f"limit(resource.RLIMIT_NOFILE, {descriptors})")
+@pytest.mark.parametrize("method", ["zygote", "fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("descriptors", [*range(8, 25, 4), 26, 30, 33])
+def test_with_too_few_descriptors(run_script: Any, method: str, descriptors: int) -> None:
+    found = outcome(run_script, f"limit(resource.RLIMIT_NOFILE, {descriptors})", TREADLE_START_METHOD=method)
     assert found == "works" or "ulimit -n" in found
+
+
+# Another user, whom process limits bind, but who can read the interpreter wherever it is.
+NOBODY = "--reuid=54321 --regid=54321 --clear-groups --inh-caps=+dac_read_search --ambient-caps=+dac_read_search"
+
+
+@pytest.mark.parametrize("method", ["zygote", "fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("processes", range(1, 7))
+def test_with_few_processes(tmp_path: Path, method: str, processes: int) -> None:
+    as_nobody = [shutil.which("setpriv") or "setpriv", *NOBODY.split()]
+    if not shutil.which("setpriv") or subprocess.run([*as_nobody, "true"], capture_output=True).returncode != 0:
+        pytest.skip("it takes root to become another user")
+    program = tmp_path / "program.py"
+    program.write_text(textwrap.dedent(WORK.replace("SETUP", f"limit(resource.RLIMIT_NPROC, {processes})")))
+    environment = {**os.environ, "TREADLE_START_METHOD": method, "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [*as_nobody, sys.executable, str(program)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "works\n" or "ulimit -u" in done.stdout
 
 
 @pytest.mark.parametrize("more", [20, 100, 300, 1000])
@@ -133,13 +155,20 @@ def test_many_submitters_share_a_tiny_arena(run_script: Any) -> None:
     assert (status, out, err) == (0, "works\n", "")
 
 
-@pytest.mark.parametrize("options", ["size=64m", "size=4k", "ro"])
-def test_whatever_dev_shm_is(tmp_path: Path, options: str) -> None:
-    """The engine has no use for it."""
+@pytest.mark.parametrize(
+    "mount_it",
+    [
+        *(f"mount -t tmpfs -o {options} none /dev/shm" for options in ("size=64m", "size=4k", "ro")),
+        "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3",  # there is no /dev/shm
+        "mount --bind /tmp /tmp && mount -o remount,bind,ro /tmp",
+    ],
+)
+def test_whatever_dev_shm_and_tmp_are(tmp_path: Path, mount_it: str) -> None:
+    """The engine has no use for them."""
     program = tmp_path / "program.py"
     program.write_text(textwrap.dedent(WORK.replace("SETUP", "pass")))
     unshare = shutil.which("unshare") or "unshare"
-    mount = [unshare, "--mount", "sh", "-c", f'mount -t tmpfs -o {options} none /dev/shm && exec "$@"', "sh"]
+    mount = [unshare, "--mount", "sh", "-c", f'{mount_it} && exec "$@"', "sh"]
     if not shutil.which("unshare") or subprocess.run([*mount, "true"], capture_output=True).returncode != 0:
         pytest.skip("mount namespaces are not allowed here")
     done = subprocess.run([*mount, sys.executable, str(program)], capture_output=True, text=True)
