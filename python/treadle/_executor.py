@@ -55,11 +55,11 @@ class ProcessPoolExecutor(_engine.Executor, _maps.Maps, Executor):
         if _engine.option("INLINE"):
             from . import _inline
 
-            cls = _inline.variant(cls)
+            cls = _options.variant(_inline.InlineExecutor, cls)
         elif kwargs.get("retry_on"):
             from . import _retry
 
-            cls = _retry.variant(cls)
+            cls = _options.variant(_retry.RetryingSubmit, cls)
         return super().__new__(cls)
 
     def __init__(

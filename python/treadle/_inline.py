@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _errors, _lifetime
 from ._engine import Future
@@ -23,8 +23,6 @@ else:
     Base = object
 
 T = TypeVar("T")
-
-_variants: dict[type[Any], type[Any]] = {}
 
 
 class InlineExecutor(Base):
@@ -106,12 +104,3 @@ class InlineMap:
 
     def close(self) -> None:
         self.calls = iter(())
-
-
-def variant(cls: type[T]) -> type[T]:
-    """The pool's class, inline."""
-    made: Any = _variants.get(cls)
-    if made is None:
-        names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
-        made = _variants[cls] = type(cls.__name__, (InlineExecutor, cls), names)
-    return cast("type[T]", made)

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from . import _context, _engine
 from ._maps import MapCall, Maps
@@ -55,6 +55,21 @@ class TaskOptions(Maps, Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """The pool's own."""
         self.pool.shutdown(wait, cancel_futures=cancel_futures)
+
+
+# --- pools that do something otherwise
+
+
+_variants: dict[tuple[type[Any], type[Any]], type[Any]] = {}
+
+
+def variant(first: type[Any], cls: type[T]) -> type[T]:
+    """A pool's class with another one's methods before its own."""
+    made: Any = _variants.get((first, cls))
+    if made is None:
+        names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
+        made = _variants[first, cls] = type(cls.__name__, (first, cls), names)
+    return cast("type[T]", made)
 
 
 # --- checks, in the stdlib's words where it has them

@@ -7,15 +7,13 @@ through the queue and works for a map's items as well.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from ._engine import Future
     from ._executor import ProcessPoolExecutor
 
 T = TypeVar("T")
-
-_variants: dict[type[Any], type[Any]] = {}
 
 
 class Retrying:
@@ -41,12 +39,3 @@ class RetryingSubmit:
     def submit(self: ProcessPoolExecutor, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:  # type: ignore[misc]
         """As the pool's."""
         return self._submit_with(fn, args, kwargs, self.options())
-
-
-def variant(cls: type[T]) -> type[T]:
-    """The pool's class with that submit."""
-    made: Any = _variants.get(cls)
-    if made is None:
-        names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
-        made = _variants[cls] = type(cls.__name__, (RetryingSubmit, cls), names)
-    return cast("type[T]", made)
