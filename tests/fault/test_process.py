@@ -273,3 +273,45 @@ def test_sigterm_to_the_whole_group_ends_it_quietly(run_script: Any, until_gone:
     assert (status, err) == (-signal.SIGTERM, "")
     for pid in workers:
         until_gone(pid)
+
+
+STOPPED = """
+import os, signal, sys
+from treadle import ProcessPoolExecutor
+
+def work(gate):
+    os.write(1, b"%d\\n" % os.getpid())
+    open(gate).close()
+    os.write(1, b"finished\\n")
+
+def stop(number, frame):
+    sys.exit(7)
+
+def main():
+    signal.signal(signal.SIGTERM, stop)
+    with ProcessPoolExecutor(2) as pool:
+        running = [pool.submit(work, gate) for gate in GATES]
+        for future in running:
+            future.result()
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.parametrize("method", ["zygote", "fork", "forkserver", "spawn"])
+def test_a_program_that_exits_on_sigterm_finishes_its_tasks_first(
+    run_script: Any, until_gone: Callable[[int], None], tmp_path: Path, method: str
+) -> None:
+    """As systemd and Docker stop a service: the signal reaches every process of it at once."""
+    gates = [str(tmp_path / name) for name in ("first", "second")]
+    for gate in gates:
+        os.mkfifo(gate)
+    script = run_script(STOPPED.replace("GATES", repr(gates)), TREADLE_START_METHOD=method)
+    workers = [int(script.line()) for _ in gates]
+    os.killpg(script.process.pid, signal.SIGTERM)
+    for gate in gates:
+        open(gate, "w").close()
+    assert script.end() == (7, "finished\n" * 2, "")
+    for pid in workers:
+        until_gone(pid)
