@@ -180,9 +180,27 @@ def descriptors() -> set[str]:
 
 
 def segments() -> set[str]:
-    """What is in /dev/shm, but for the semaphores of other programs on this machine."""
-    names = os.listdir("/dev/shm") if Path("/dev/shm").is_dir() else []
-    return {name for name in names if not name.startswith("sem.mp-") or RUN in name}
+    """What we have in /dev/shm, but for what only processes outside this run have mapped: another one may be under way."""
+    names = set()
+    with contextlib.suppress(FileNotFoundError):
+        for path in Path("/dev/shm").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_uid == os.geteuid():
+                    names.add(path.name)
+    return names - mapped_elsewhere(names) if names else names
+
+
+def mapped_elsewhere(names: set[str]) -> set[str]:
+    """Those of the names in /dev/shm that processes map which are not of this run."""
+    found = set()
+    word = f"TREADLE_TEST_RUN={RUN}".encode()
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and int(folder.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                if word not in (folder / "environ").read_bytes():
+                    maps = (folder / "maps").read_text()
+                    found.update(name for name in names if f"/dev/shm/{name}\n" in maps)
+    return found
 
 
 def pytest_leak_kinds() -> dict[str, Snapshot]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -59,6 +61,49 @@ def test_a_descriptor_left_open_fails_the_test(pytester: pytest.Pytester) -> Non
     result = run(pytester, 'import os\ndef test_leak():\n    os.open("/dev/null", os.O_RDONLY)\n')
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(["*left behind: descriptors: *-> /dev/null*"])
+
+
+def test_a_segment_left_behind_fails_the_test(pytester: pytest.Pytester) -> None:
+    body = """
+        from pathlib import Path
+        file = Path("/dev/shm/treadle-test-{}".format(Path.cwd().name))
+        def test_leak():
+            file.touch()
+        def test_clean():
+            file.unlink()
+        """
+    result = run(pytester, body)
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["*left behind: segments: *treadle-test-*"])
+
+
+# Waits for the test, makes a segment, tells the test, and keeps it until its input ends.
+ELSEWHERE = """
+import mmap, os, sys
+open("begin").close()
+file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+os.ftruncate(file, 4096)
+mapped = mmap.mmap(file, 4096)
+open("made", "w").close()
+sys.stdin.read()
+os.unlink(sys.argv[1])
+"""
+
+
+def test_what_other_programs_make_meanwhile_is_none_of_the_tests(pytester: pytest.Pytester) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "TREADLE_TEST_RUN"}
+    for name in ("begin", "made"):
+        os.mkfifo(pytester.path / name)
+    command = [sys.executable, "-c", ELSEWHERE, f"/dev/shm/treadle-test-{pytester.path.name}"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, cwd=pytester.path) as other:
+        body = """
+            def test_meanwhile():
+                open("begin", "w").close()
+                open("made").close()
+            """
+        run(pytester, body).assert_outcomes(passed=1)
+        assert other.stdin
+        other.stdin.close()
 
 
 def test_a_leak_on_purpose_is_allowed(pytester: pytest.Pytester) -> None:
