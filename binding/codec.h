@@ -77,8 +77,13 @@ int tb_encode_error(struct tb_codec *codec, PyObject *exception, uint8_t *small,
  * as it was: the exception is that item's. */
 struct tb_chunk {
     uint32_t items;
+    uint8_t layout; /* a tb_layout, once there is an item */
+    uint8_t nargs;  /* of each item of a dense chunk */
     bool has_buffers;
-    uint64_t bytes; /* what finish will need, but for the table of offsets */
+    bool
+        odd; /* an item does not belong into a dense chunk: of this chunk, or while it is empty, of the last one */
+    uint64_t bytes;      /* what finish will need, but for the table of offsets */
+    int64_t start, step; /* of a range */
     uint8_t *data;
     size_t used, data_cap;
     struct tb_chunk_item *table;
@@ -86,6 +91,8 @@ struct tb_chunk {
 };
 int tb_chunk_append(struct tb_codec *codec, struct tb_chunk *chunk, PyObject *const *args, Py_ssize_t nargs,
                     unsigned flags);
+/* Makes an empty chunk the ints start, start + step, ...: items of them, none beyond 64 bits. */
+void tb_chunk_range(struct tb_chunk *chunk, int64_t start, int64_t step, uint32_t items);
 int tb_chunk_finish(struct tb_chunk *chunk, uint8_t *small, size_t cap, const struct tb_room *room,
                     struct tb_payload *out);
 void tb_chunk_clear(struct tb_chunk *chunk);

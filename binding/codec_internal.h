@@ -1,4 +1,4 @@
-/* codec_internal.h: what encode.c, decode.c, worker.c and codec.c share. */
+/* codec_internal.h: what the codec's files and worker.c share. */
 #ifndef TB_CODEC_INTERNAL_H
 #define TB_CODEC_INTERNAL_H
 

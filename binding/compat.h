@@ -3,12 +3,29 @@
 #define TB_COMPAT_H
 
 #include <Python.h>
+#include <stdbool.h>
+#include <stdint.h>
 
 /* A critical section is the object's own lock on a free-threaded build; elsewhere the GIL is that lock. */
 #ifndef Py_BEGIN_CRITICAL_SECTION
 #define Py_BEGIN_CRITICAL_SECTION(op) {
 #define Py_END_CRITICAL_SECTION() }
 #endif
+
+/* An exact int of one digit: quicker than asking for its value. Where the interpreter does not tell, none is. */
+static inline bool tb_is_short_int(PyObject *object, int32_t *value)
+{
+#if PY_VERSION_HEX >= 0x030c0000
+    if (PyLong_CheckExact(object) && PyUnstable_Long_IsCompact((PyLongObject *)object)) {
+        *value = (int32_t)PyUnstable_Long_CompactValue((PyLongObject *)object);
+        return true;
+    }
+#else
+    (void)object;
+    (void)value;
+#endif
+    return false;
+}
 
 /* The exception that is set, as a new reference with its traceback, and none is set any more. NULL: none was. */
 static inline PyObject *tb_exception_take(void)

@@ -5,95 +5,10 @@
  * Invariants  D1 bytes are trusted for nothing: what fails a check is CorruptData.
  *             D2 no object refers to the payload but spans, which hold the lease.
  * Tests  tests/unit/test_codec.py */
-#include "codec_internal.h"
-#include "frame.h"
+#include "compact.h"
 #include "module.h"
 
 #define STACK_ARGS 16
-
-/* ---- Compact values --------------------------------------------------------------------------------------- */
-
-/* Characters of 2 or 4 bytes lie anywhere in a payload: copied where they are not aligned. */
-static PyObject *make_wide_text(const struct tb_item *item, unsigned width)
-{
-    int kind = width == 2 ? PyUnicode_2BYTE_KIND : PyUnicode_4BYTE_KIND;
-    if (((uintptr_t)item->data & (width - 1)) == 0)
-        return PyUnicode_FromKindAndData(kind, item->data, (Py_ssize_t)item->count);
-    void *copy = PyMem_Malloc(item->count * width + 1);
-    if (copy == NULL)
-        return PyErr_NoMemory();
-    memcpy(copy, item->data, item->count * width);
-    PyObject *text = PyUnicode_FromKindAndData(kind, copy, (Py_ssize_t)item->count);
-    PyMem_Free(copy);
-    return text;
-}
-
-static bool is_unicode(const struct tb_item *item)
-{
-    for (uint64_t i = 0; i < item->count; i++) {
-        uint32_t point;
-        memcpy(&point, item->data + i * 4, 4);
-        if (point > 0x10ffff)
-            return false;
-    }
-    return true;
-}
-
-static PyObject *read_value(struct tb_codec *codec, struct tb_reader *reader, unsigned depth);
-
-static PyObject *read_tuple(struct tb_codec *codec, struct tb_reader *reader, uint64_t count, unsigned depth)
-{
-    if (depth == TB_MAX_DEPTH) {
-        tb_codec_corrupt(codec, "tuples are nested too deep");
-        return NULL;
-    }
-    PyObject *tuple = PyTuple_New((Py_ssize_t)count);
-    for (uint64_t i = 0; tuple != NULL && i < count; i++) {
-        PyObject *value = read_value(codec, reader, depth + 1);
-        if (value == NULL)
-            Py_CLEAR(tuple);
-        else
-            PyTuple_SET_ITEM(tuple, (Py_ssize_t)i, value);
-    }
-    return tuple;
-}
-
-static PyObject *read_value(struct tb_codec *codec, struct tb_reader *reader, unsigned depth)
-{
-    struct tb_item item = {0};
-    if (!tb_read_item(reader, &item)) {
-        tb_codec_corrupt(codec, "a value ends early or has an unknown tag");
-        return NULL;
-    }
-    switch (item.tag) {
-    case TB_INT:
-        return PyLong_FromLongLong(item.integer);
-    case TB_NONE:
-        Py_RETURN_NONE;
-    case TB_TRUE:
-        Py_RETURN_TRUE;
-    case TB_FALSE:
-        Py_RETURN_FALSE;
-    case TB_FLOAT:
-        return PyFloat_FromDouble(item.real);
-    case TB_TEXT1:
-        return PyUnicode_FromKindAndData(PyUnicode_1BYTE_KIND, item.data, (Py_ssize_t)item.count);
-    case TB_TEXT2:
-        return make_wide_text(&item, 2);
-    case TB_TEXT4:
-        if (is_unicode(&item))
-            return make_wide_text(&item, 4);
-        break;
-    case TB_BYTES:
-        return PyBytes_FromStringAndSize((const char *)item.data, (Py_ssize_t)item.count);
-    case TB_TUPLE:
-        return read_tuple(codec, reader, item.count, depth);
-    default:
-        break;
-    }
-    tb_codec_corrupt(codec, "a character beyond Unicode");
-    return NULL;
-}
 
 /* ---- Pickles ---------------------------------------------------------------------------------------------- */
 
@@ -188,7 +103,7 @@ PyObject *tb_decode_value(struct tb_codec *codec, const void *data, uint64_t len
         return loaded != NULL ? loaded : tb_cannot_load(codec, "the result could not be loaded");
     }
     struct tb_reader reader = {bytes, bytes + len};
-    PyObject *value = read_value(codec, &reader, 0);
+    PyObject *value = tb_read_value(codec, &reader);
     if (value != NULL && reader.at != reader.end) {
         Py_CLEAR(value);
         tb_codec_corrupt(codec, "bytes follow a value");
@@ -245,7 +160,7 @@ static void arguments_clear(struct arguments *a)
 
 static PyObject *read_name(struct tb_codec *codec, struct tb_reader *reader)
 {
-    PyObject *name = read_value(codec, reader, 0);
+    PyObject *name = tb_read_value(codec, reader);
     if (name != NULL && !PyUnicode_CheckExact(name)) {
         Py_CLEAR(name);
         tb_codec_corrupt(codec, "a keyword is not a string");
@@ -282,7 +197,7 @@ static int arguments_read(struct tb_codec *codec, struct arguments *a, const uin
                 goto failed;
             PyTuple_SET_ITEM(a->kwnames, i - nargs, name);
         }
-        PyObject *value = read_value(codec, &reader, 0);
+        PyObject *value = tb_read_value(codec, &reader);
         if (value == NULL)
             goto failed;
         a->values[1 + a->count++] = value;
@@ -372,13 +287,40 @@ done:
 
 /* ---- Chunks ----------------------------------------------------------------------------------------------- */
 
+/* The arguments of an item of a dense chunk or a range, as a tuple. */
+static PyObject *read_dense_item(struct tb_codec *codec, const struct tb_chunk_view *chunk, uint32_t item)
+{
+    struct tb_reader reader;
+    int64_t number;
+    if (tb_chunk_number(chunk, item, &number))
+        return Py_BuildValue("(L)", (long long)number);
+    if (!tb_chunk_seek(chunk, item, &reader)) {
+        tb_codec_corrupt(codec, "a chunk has no such item");
+        return NULL;
+    }
+    PyObject *args = PyTuple_New(chunk->nargs);
+    for (Py_ssize_t i = 0; args != NULL && i < chunk->nargs; i++) {
+        PyObject *value = tb_get_value(codec, &reader);
+        if (value == NULL)
+            Py_CLEAR(args);
+        else
+            PyTuple_SET_ITEM(args, i, value);
+    }
+    return args;
+}
+
 PyObject *tb_decode_chunk_item(struct tb_codec *codec, const void *data, uint64_t len, uint32_t item,
                                PyObject *lease)
 {
     struct tb_chunk_view chunk;
     const uint8_t *bytes;
     uint64_t bytes_len;
-    if (!tb_chunk_open(data, len, &chunk) || !tb_chunk_item(&chunk, item, &bytes, &bytes_len)) {
+    bool opened = tb_chunk_open(data, len, &chunk);
+    if (opened && chunk.layout > TB_WIDE) {
+        PyObject *args = read_dense_item(codec, &chunk, item);
+        return args == NULL ? NULL : Py_BuildValue("(N{})", args);
+    }
+    if (!opened || !tb_chunk_item(&chunk, item, &bytes, &bytes_len)) {
         tb_codec_corrupt(codec, "a chunk has no such item");
         return NULL;
     }
@@ -390,16 +332,36 @@ void tb_results_open(struct tb_results *results, const void *data, uint64_t len)
     *results = (struct tb_results){.data = data, .len = len, .at = 0};
 }
 
+/* A value that stands by itself. The cursor passes it even when making it fails. */
+static PyObject *read_plain_result(struct tb_codec *codec, struct tb_results *results)
+{
+    struct tb_reader reader = {results->data + results->at, results->data + results->len};
+    struct tb_reader behind = reader;
+    PyObject *value = tb_get_value(codec, &reader);
+    if (value == NULL) {
+        results->at = tb_skip_value(&behind) ? (uint64_t)(behind.at - results->data) : results->len;
+        return NULL;
+    }
+    results->at = (uint64_t)(reader.at - results->data);
+    return value;
+}
+
 int tb_results_next(struct tb_codec *codec, struct tb_results *results, PyObject *lease, bool *ok,
                     PyObject **value)
 {
     struct tb_record record;
-    if (!tb_record_read(results->data, results->len, results->at, &record))
-        return tb_codec_corrupt(codec, "a chunk's results end early");
-    results->at = record.next;
-    bool succeeded = record.kind == TB_RECORD_VALUE;
-    PyObject *object = succeeded ? tb_decode_value(codec, record.payload, record.len, lease)
-                                 : tb_decode_error(codec, record.payload, record.len, lease);
+    PyObject *object;
+    bool succeeded = true;
+    if (results->at < results->len && results->data[results->at] != TB_RECORD) {
+        object = read_plain_result(codec, results);
+    } else {
+        if (!tb_record_read(results->data, results->len, results->at, &record))
+            return tb_codec_corrupt(codec, "a chunk's results end early");
+        results->at = record.next;
+        succeeded = record.kind == TB_RECORD_VALUE;
+        object = succeeded ? tb_decode_value(codec, record.payload, record.len, lease)
+                           : tb_decode_error(codec, record.payload, record.len, lease);
+    }
     if (object == NULL)
         return -1;
     *ok = succeeded;

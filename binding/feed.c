@@ -13,6 +13,7 @@
  * A slow input ends a chunk early: results that are ready do not wait for it.
  * Tests  tests/unit/test_map.py */
 #include "base/clock.h"
+#include "frame.h"
 #include "map.h"
 
 #define CHUNK_NS INT64_C(150000)
@@ -22,7 +23,9 @@
 #define CHUNK_SHARE 16u   /* of the bytes that may be in flight, a chunk has at most this part */
 #define UNKNOWN_ITEMS 32u /* for each worker */
 #define SAMPLED 16u       /* of the line, looked at for the size of results */
-#define CHECK_ITEMS 16u   /* of a fast input, between looks at the clock */
+#define CHECK_ITEMS 16u         /* of a fast input, between looks at the clock */
+#define CHECK_ITEMS_PROMPT 256u /* where only what the items take to write can be slow */
+#define CHECK_NS INT64_C(10000) /* of a slow input, between looks at the clock, about */
 
 /* ---- The line --------------------------------------------------------------------------------------------------- */
 
@@ -204,6 +207,42 @@ bool tb_map_is_hungry(const struct tb_map *map)
     return map->inputs != NULL && out < 2 * (uint64_t)map->executor->workers + 2;
 }
 
+/* ---- Kinds of input -------------------------------------------------------------------------------------------- */
+
+/* Iterators of the interpreter's own, over what it keeps in memory. */
+static bool is_prompt(PyObject *iterator)
+{
+    const PyTypeObject *type = Py_TYPE(iterator);
+    return type == &PyListIter_Type || type == &PyTupleIter_Type || type == &PyRangeIter_Type ||
+           type == &PyDictIterKey_Type || type == &PyDictIterValue_Type || type == &PySetIter_Type;
+}
+
+static bool read_number(PyObject *object, const char *attribute, int64_t *out)
+{
+    int overflow = 1;
+    PyObject *value = PyObject_GetAttrString(object, attribute);
+    if (value != NULL)
+        *out = PyLong_AsLongLongAndOverflow(value, &overflow);
+    Py_XDECREF(value);
+    PyErr_Clear();
+    return overflow == 0;
+}
+
+void tb_map_look_at_inputs(struct tb_map *map, PyObject *iterables)
+{
+    map->prompt = true;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(map->inputs); i++)
+        map->prompt = map->prompt && is_prompt(PyTuple_GET_ITEM(map->inputs, i));
+    if (map->star || map->remaining <= 0 || PyTuple_GET_SIZE(iterables) != 1 ||
+        Py_TYPE(PyTuple_GET_ITEM(iterables, 0)) != &PyRange_Type)
+        return;
+    PyObject *range = PyTuple_GET_ITEM(iterables, 0);
+    int64_t distance, last;
+    map->counts = read_number(range, "start", &map->next_number) && read_number(range, "step", &map->step) &&
+                  !__builtin_mul_overflow(map->step, (int64_t)map->remaining - 1, &distance) &&
+                  !__builtin_add_overflow(map->next_number, distance, &last);
+}
+
 /* ---- Gathering ------------------------------------------------------------------------------------------------------- */
 
 #define ARGUMENTS_INLINE 8
@@ -248,6 +287,14 @@ enum gathered {
     GATHER_BAD_INPUT /* the input raised: an exception is set */
 };
 
+/* After so many items in so long a time: how many until the next look at the clock? */
+static uint32_t check_after(const struct tb_map *map, uint32_t items, int64_t took_ns)
+{
+    const uint32_t most = map->prompt && map->building.layout == TB_DENSE ? CHECK_ITEMS_PROMPT : CHECK_ITEMS;
+    const uint64_t check = (uint64_t)items * CHECK_NS / (uint64_t)(took_ns + 1);
+    return check < 1 ? 1 : check > most ? most : (uint32_t)check;
+}
+
 static enum gathered gather_into(struct tb_map *map, uint32_t wanted, PyObject *inputs, PyObject **args)
 {
     struct tb_pace *pace = &map->pace;
@@ -270,18 +317,35 @@ static enum gathered gather_into(struct tb_map *map, uint32_t wanted, PyObject *
             return GATHER_BAD_ITEM;
         if (i >= wanted || map->building.bytes > map->ahead_bytes / CHUNK_SHARE)
             return GATHER_FULL;
-        if (i % check != 0)
+        if (i < check)
             continue;
-        bool slow = td_now_ns() - begun_ns > CHUNK_NS;
-        pace->check = slow ? 1 : CHECK_ITEMS;
-        if (slow && map->chunk_items == 0)
+        int64_t took_ns = td_now_ns() - begun_ns;
+        pace->check = check_after(map, i, took_ns);
+        check = i + pace->check;
+        if (took_ns > CHUNK_NS && map->chunk_items == 0)
             return GATHER_SLOW;
     }
+}
+
+/* The next numbers of a range, as one run. */
+static enum gathered gather_numbers(struct tb_map *map, uint32_t wanted)
+{
+    const uint32_t items = (uint32_t)smaller(wanted, (uint64_t)map->remaining);
+    if (items == 0)
+        return GATHER_END;
+    tb_chunk_range(&map->building, map->next_number, map->step, items);
+    map->remaining -= items;
+    map->pace.fed += items;
+    if (map->remaining > 0)
+        map->next_number += (int64_t)items * map->step;
+    return GATHER_FULL;
 }
 
 static enum gathered gather(struct tb_map *map, uint32_t wanted)
 {
     PyObject *few[ARGUMENTS_INLINE], **args = few;
+    if (map->counts)
+        return gather_numbers(map, wanted);
     PyObject *inputs = Py_NewRef(map->inputs); /* the iterators may close this map */
     if (PyTuple_GET_SIZE(inputs) > ARGUMENTS_INLINE) {
         args = PyMem_New(PyObject *, (size_t)PyTuple_GET_SIZE(inputs));

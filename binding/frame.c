@@ -56,22 +56,30 @@ struct tb_span_entry tb_pickle_span(const struct tb_pickle *pickle, uint32_t i)
 
 /* ---- Chunks ----------------------------------------------------------------------------------------------- */
 
-#define CHUNK_HEAD 8u
+#define CHUNK_HEAD 8u /* u32 items, u8 layout, u8 nargs, u16 zero */
 
-uint64_t tb_chunk_head_bytes(uint32_t items, bool wide)
+static uint64_t chunk_offsets(uint32_t items, enum tb_layout layout)
 {
-    return CHUNK_HEAD + ((uint64_t)items + 1) * (wide ? 8u : 4u);
+    if (layout == TB_RANGE)
+        return 2;
+    return layout == TB_DENSE ? ((uint64_t)items + (TB_STRIDE - 1)) / TB_STRIDE + 1 : (uint64_t)items + 1;
 }
 
-void tb_chunk_head_write(uint8_t *at, uint32_t items, bool wide)
+uint64_t tb_chunk_head_bytes(uint32_t items, enum tb_layout layout)
 {
-    uint32_t head[2] = {items, wide};
-    memcpy(at, head, sizeof head);
+    return CHUNK_HEAD + chunk_offsets(items, layout) * (layout == TB_NARROW ? 4u : 8u);
 }
 
-void tb_chunk_offset_write(uint8_t *at, bool wide, uint32_t i, uint64_t offset)
+void tb_chunk_head_write(uint8_t *at, uint32_t items, enum tb_layout layout, uint8_t nargs)
 {
-    if (wide) {
+    const uint8_t shape[4] = {(uint8_t)layout, nargs, 0, 0};
+    memcpy(at, &items, 4);
+    memcpy(at + 4, shape, 4);
+}
+
+void tb_chunk_offset_write(uint8_t *at, enum tb_layout layout, uint32_t i, uint64_t offset)
+{
+    if (layout != TB_NARROW) {
         memcpy(at + CHUNK_HEAD + (uint64_t)i * 8, &offset, 8);
     } else {
         uint32_t narrow = (uint32_t)offset;
@@ -79,29 +87,35 @@ void tb_chunk_offset_write(uint8_t *at, bool wide, uint32_t i, uint64_t offset)
     }
 }
 
+static uint64_t chunk_offset(const struct tb_chunk_view *chunk, uint32_t i)
+{
+    if (chunk->layout != TB_NARROW)
+        return load64(chunk->data + CHUNK_HEAD + (uint64_t)i * 8);
+    return load32(chunk->data + CHUNK_HEAD + (uint64_t)i * 4);
+}
+
 bool tb_chunk_open(const void *data, uint64_t len, struct tb_chunk_view *out)
 {
     const uint8_t *bytes = data;
     if (len < CHUNK_HEAD)
         return false;
-    uint32_t items = load32(bytes);
-    uint32_t wide = load32(bytes + 4);
-    if (wide > 1 || tb_chunk_head_bytes(items, wide) > len)
+    struct tb_chunk_view chunk = {.data = bytes, .len = len, .items = load32(bytes), .nargs = bytes[5]};
+    if (bytes[4] > TB_RANGE || chunk.nargs > TB_DENSE_ARGS || bytes[6] != 0 || bytes[7] != 0)
         return false;
-    *out = (struct tb_chunk_view){.data = bytes, .len = len, .items = items, .wide = wide != 0};
+    chunk.layout = (enum tb_layout)bytes[4];
+    if (tb_chunk_head_bytes(chunk.items, chunk.layout) > len)
+        return false;
+    if (chunk.layout == TB_RANGE) {
+        chunk.start = (int64_t)chunk_offset(&chunk, 0);
+        chunk.step = (int64_t)chunk_offset(&chunk, 1);
+    }
+    *out = chunk;
     return true;
-}
-
-static uint64_t chunk_offset(const struct tb_chunk_view *chunk, uint32_t i)
-{
-    if (chunk->wide)
-        return load64(chunk->data + CHUNK_HEAD + (uint64_t)i * 8);
-    return load32(chunk->data + CHUNK_HEAD + (uint64_t)i * 4);
 }
 
 bool tb_chunk_item(const struct tb_chunk_view *chunk, uint32_t i, const uint8_t **data, uint64_t *len)
 {
-    if (i >= chunk->items)
+    if (i >= chunk->items || chunk->layout > TB_WIDE)
         return false;
     uint64_t from = chunk_offset(chunk, i), to = chunk_offset(chunk, i + 1);
     if (from > to || to > chunk->len)
@@ -111,6 +125,30 @@ bool tb_chunk_item(const struct tb_chunk_view *chunk, uint32_t i, const uint8_t 
     return true;
 }
 
+bool tb_chunk_seek(const struct tb_chunk_view *chunk, uint32_t i, struct tb_reader *out)
+{
+    if (i >= chunk->items || chunk->layout != TB_DENSE)
+        return false;
+    const uint32_t last = (uint32_t)chunk_offsets(chunk->items, TB_DENSE) - 1;
+    const uint64_t from = chunk_offset(chunk, i / TB_STRIDE), to = chunk_offset(chunk, last);
+    if (from > to || to > chunk->len)
+        return false;
+    struct tb_reader reader = {chunk->data + from, chunk->data + to};
+    for (uint32_t values = i % TB_STRIDE * chunk->nargs; values > 0; values--)
+        if (!tb_skip_value(&reader))
+            return false;
+    *out = reader;
+    return true;
+}
+
+bool tb_chunk_number(const struct tb_chunk_view *chunk, uint32_t i, int64_t *out)
+{
+    int64_t distance;
+    return i < chunk->items && chunk->layout == TB_RANGE &&
+           !__builtin_mul_overflow((int64_t)i, chunk->step, &distance) &&
+           !__builtin_add_overflow(chunk->start, distance, out);
+}
+
 /* ---- Records ---------------------------------------------------------------------------------------------- */
 
 #define RECORD_LEN_BITS 48
@@ -118,9 +156,9 @@ bool tb_chunk_item(const struct tb_chunk_view *chunk, uint32_t i, const uint8_t 
 
 bool tb_record_read(const uint8_t *data, uint64_t len, uint64_t at, struct tb_record *out)
 {
-    if (at > len || len - at < TB_RECORD_HEAD)
+    if (at > len || len - at < TB_RECORD_HEAD || data[at] != TB_RECORD)
         return false;
-    uint64_t word = load64(data + at);
+    uint64_t word = load64(data + at + 1);
     uint64_t skip = (word >> RECORD_LEN_BITS) & 0xff, bytes = word & RECORD_LEN_MASK, kind = word >> 56;
     uint64_t left = len - at - TB_RECORD_HEAD;
     if ((kind != TB_RECORD_VALUE && kind != TB_RECORD_ERROR) || skip > left || bytes > left - skip)
@@ -129,7 +167,7 @@ bool tb_record_read(const uint8_t *data, uint64_t len, uint64_t at, struct tb_re
     out->payload = data + payload_at;
     out->len = bytes;
     out->kind = (enum tb_record_kind)kind;
-    out->next = ALIGN_UP(payload_at + bytes, 8u);
+    out->next = payload_at + bytes;
     return true;
 }
 
@@ -143,8 +181,9 @@ uint64_t tb_record_write(uint8_t *data, uint64_t at, uint64_t payload_at, uint64
 {
     uint64_t skip = payload_at - at - TB_RECORD_HEAD;
     uint64_t word = (len & RECORD_LEN_MASK) | skip << RECORD_LEN_BITS | (uint64_t)kind << 56;
-    memcpy(data + at, &word, sizeof word);
-    return ALIGN_UP(payload_at + len, 8u);
+    data[at] = TB_RECORD;
+    memcpy(data + at + 1, &word, sizeof word);
+    return payload_at + len;
 }
 
 /* ---- Whole payloads --------------------------------------------------------------------------------------- */
@@ -162,6 +201,11 @@ static bool check_value(struct tb_reader *reader, unsigned depth)
         if (!check_value(reader, depth + 1))
             return false;
     return true;
+}
+
+bool tb_skip_value(struct tb_reader *reader)
+{
+    return check_value(reader, 0);
 }
 
 static bool check_call(struct tb_reader *reader)

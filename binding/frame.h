@@ -11,9 +11,13 @@
  * 'P':   0 tag, 3 zero bytes | 4 u32 nbuffers | 8 u64 pickle_len | 16 nbuffers x tb_span_entry | pickle | buffers
  *        A buffer starts at a multiple of 64 from the payload's start; so does such a payload in whatever holds it.
  *
- * A chunk's arguments: u32 items, u32 wide, then items+1 offsets (u32, or u64 when wide) of the calls, from the
- * start of the chunk. A chunk's results: records, each an 8-aligned word {len:48, skip:8, kind:8}, skip bytes of
- * padding, len bytes of payload, padding to 8.
+ * A chunk's arguments: u32 items, then a byte that says how they are laid out:
+ *   narrow, wide    items+1 offsets (u32, u64) of the calls, from the start of the chunk
+ *   dense           every call has the same few compact arguments: the byte after says how many. Offsets (u64) of
+ *                   each TB_STRIDE-th item and of the end, then the values of all items, one after the other
+ *   range           the one argument of item i is the int start + i*step (two i64)
+ * A chunk's results: one after the other, each a compact value, or a record: 'R', a word {len:48, skip:8, kind:8},
+ * skip bytes of padding, len bytes of payload.
  *
  * Every reader trusts nothing: a length is compared with what is left before it is used. Numbers are little-endian
  * as both targets are. Tests  tests/unit/test_codec.py, binding/fuzz/fuzz_frame.c */
@@ -30,6 +34,7 @@ enum tb_tag {
     TB_TRUE = 'T',
     TB_FALSE = 'F',
     TB_INT = 'i',    /* zigzag varint of 64 bits */
+    TB_INT4 = 'I',   /* 4 bytes */
     TB_FLOAT = 'd',  /* 8 bytes */
     TB_BYTES = 'b',  /* varint length, bytes */
     TB_TEXT1 = 's',  /* varint characters of 1 byte (Latin-1) */
@@ -42,6 +47,7 @@ enum tb_tag {
     TB_PICKLE_OOB = 'P',
     TB_ERROR = 'X',
     TB_NO_MEMORY = 'M',
+    TB_RECORD = 'R', /* among a chunk's results only */
 };
 
 #define TB_MAX_DEPTH 4   /* of nested tuples */
@@ -54,7 +60,7 @@ struct tb_reader {
 
 /* One compact value without its children. */
 struct tb_item {
-    uint8_t tag; /* a tb_tag; TB_SMALL is given as TB_INT */
+    uint8_t tag; /* a tb_tag; TB_SMALL and TB_INT4 are given as TB_INT */
     int64_t integer;
     double real;
     const uint8_t *data; /* text and bytes */
@@ -104,6 +110,7 @@ static inline bool tb_read_run(struct tb_reader *reader, unsigned width, struct 
 static inline bool tb_read_item(struct tb_reader *reader, struct tb_item *out)
 {
     uint64_t raw;
+    int32_t narrow;
     if (reader->at == reader->end)
         return false;
     out->tag = *reader->at++;
@@ -121,6 +128,14 @@ static inline bool tb_read_item(struct tb_reader *reader, struct tb_item *out)
         if (!tb_read_varint(reader, &raw))
             return false;
         out->integer = tb_unzigzag(raw);
+        return true;
+    case TB_INT4:
+        if (reader->end - reader->at < 4)
+            return false;
+        memcpy(&narrow, reader->at, 4);
+        reader->at += 4;
+        out->tag = TB_INT;
+        out->integer = narrow;
         return true;
     case TB_FLOAT:
         if (reader->end - reader->at < 8)
@@ -164,22 +179,36 @@ bool tb_pickle_open(const void *data, uint64_t len, struct tb_pickle *out);
 /* Entry i < spans of an open pickle; checked already. */
 struct tb_span_entry tb_pickle_span(const struct tb_pickle *pickle, uint32_t i);
 
+/* Passes one value with all its children; false when it is wrong. */
+bool tb_skip_value(struct tb_reader *reader);
+
 /* A chunk's arguments. */
+enum tb_layout { TB_NARROW, TB_WIDE, TB_DENSE, TB_RANGE };
+#define TB_STRIDE 64u /* items between the offsets of a dense chunk, which is read in order but for the start */
+#define TB_DENSE_ARGS 8u /* of an item, at most */
 struct tb_chunk_view {
     const uint8_t *data;
     uint64_t len;
     uint32_t items;
-    bool wide;
+    enum tb_layout layout;
+    uint8_t nargs; /* dense: of each item */
+    int64_t start, step;
 };
 bool tb_chunk_open(const void *data, uint64_t len, struct tb_chunk_view *out);
-/* The bytes of item i; false when i or the table is wrong. */
+/* narrow and wide: the bytes of item i; false when i or the table is wrong. */
 bool tb_chunk_item(const struct tb_chunk_view *chunk, uint32_t i, const uint8_t **data, uint64_t *len);
-uint64_t tb_chunk_head_bytes(uint32_t items, bool wide);
-void tb_chunk_head_write(uint8_t *at, uint32_t items, bool wide);
-void tb_chunk_offset_write(uint8_t *at, bool wide, uint32_t i, uint64_t offset);
+/* dense: a reader at the values of item i, which those of the next items follow; false as above. */
+bool tb_chunk_seek(const struct tb_chunk_view *chunk, uint32_t i, struct tb_reader *out);
+/* range: item i. */
+bool tb_chunk_number(const struct tb_chunk_view *chunk, uint32_t i, int64_t *out);
+/* Bytes before the first item's. */
+uint64_t tb_chunk_head_bytes(uint32_t items, enum tb_layout layout);
+void tb_chunk_head_write(uint8_t *at, uint32_t items, enum tb_layout layout, uint8_t nargs);
+/* Offset i of the table; in a range chunk, start and step. */
+void tb_chunk_offset_write(uint8_t *at, enum tb_layout layout, uint32_t i, uint64_t offset);
 
 /* A result's record. */
-#define TB_RECORD_HEAD 8u
+#define TB_RECORD_HEAD 9u
 enum tb_record_kind { TB_RECORD_VALUE = 1, TB_RECORD_ERROR = 2 };
 struct tb_record {
     const uint8_t *payload;

@@ -10,6 +10,7 @@
 #include "map.h"
 
 #include "base/clock.h"
+#include "compact.h"
 
 /* ---- The end ------------------------------------------------------------------------------------------------------ */
 
@@ -320,12 +321,27 @@ static PyObject *map_read(struct tb_map *map, int64_t deadline_ns, bool patient)
     return value;
 }
 
+/* map_read in the middle of a part. NULL without an exception: it is not, or the result is not a quick one. */
+static inline PyObject *map_read_quick(struct tb_map *map)
+{
+    if (map->part_left == 0 || map->part_error != NULL || map->reading)
+        return NULL;
+    PyObject *value = tb_results_quick(&map->results);
+    if (value != NULL) {
+        map->part_left--;
+        map->items_out--;
+    }
+    return value;
+}
+
 static PyObject *map_iternext(PyObject *self)
 {
     struct tb_map *map = (struct tb_map *)self;
     PyObject *value;
     Py_BEGIN_CRITICAL_SECTION(self);
-    value = map_read(map, map->deadline_ns, false);
+    value = map_read_quick(map);
+    if (value == NULL)
+        value = map_read(map, map->deadline_ns, false);
     Py_END_CRITICAL_SECTION();
     return value;
 }
@@ -530,6 +546,7 @@ static int map_set_up(struct tb_map *map, const struct map_request *request)
     map->inputs = iterators_of(request->iterables);
     if (map->inputs == NULL)
         return -1;
+    tb_map_look_at_inputs(map, request->iterables);
     if (!request->ordered) {
         td_status status = td_group_new(&map->group);
         if (status != TD_OK)

@@ -51,6 +51,9 @@ struct tb_map {
     PyObject *inputs;     /* tuple of iterators; NULL: exhausted */
     Py_ssize_t remaining; /* items, where the input tells; else -1 */
     bool star;            /* an item is the tuple of arguments */
+    bool counts;          /* the one input is a range: next_number stands for its iterator */
+    bool prompt;          /* no input runs code of the user's, or waits */
+    int64_t next_number, step;
     bool feeding;         /* a thread is at it */
     uint32_t chunk_items; /* as asked for; 0: adapts */
     uint64_t window;      /* items in flight at most; 0: the default */
@@ -88,6 +91,8 @@ int tb_maps_traverse(struct tb_executor *executor, visitproc visit, void *arg);
 
 /* ---- feed.c --------------------------------------------------------------------------------------------------- */
 
+/* What kind the inputs are, for tb_map_feed. A range whose numbers all have 64 bits is not iterated but counted. */
+void tb_map_look_at_inputs(struct tb_map *map, PyObject *iterables);
 /* Gathers and sends one chunk. 1: sent; 0: nothing to send (no input, no room in the window, another thread is at
  * it); 2: sent, but the input is slow; -1: an exception that belongs to the caller. */
 int tb_map_feed(struct tb_map *map);

@@ -10,8 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "codec_internal.h"
-#include "frame.h"
+#include "compact.h"
 #include "module.h"
 
 #define FUNCTIONS 256u     /* slots of the table of callables, a power of two */
@@ -264,7 +263,7 @@ static void output_drop(void *ctx, struct td_block *block)
 }
 
 /* Appends a record: the value, or where value is NULL the exception that is set. */
-static void output_append(struct output *out, PyObject *value)
+static void output_append_record(struct output *out, PyObject *value)
 {
     struct tb_room room = {output_take, output_drop, out};
     struct tb_payload payload = {0};
@@ -282,29 +281,93 @@ static void output_append(struct output *out, PyObject *value)
     out->used = tb_record_write(out->block.data, out->used, at, payload.len, kind);
 }
 
-static void run_item(struct output *out, PyObject *function, const struct tb_chunk_view *chunk, uint32_t item,
-                     PyObject *lease)
+/* Appends an item's result: a value that is compact and fits stands by itself. */
+static void output_append(struct output *out, PyObject *value)
+{
+    uint8_t *data = out->block.data;
+    struct tb_writer w = {data + out->used, data + out->block.capacity};
+    if (value != NULL && tb_put_value(&w, value) == TB_WROTE)
+        out->used = (uint64_t)(w.at - data);
+    else
+        output_append_record(out, value);
+}
+
+/* A chunk's items, read in order but for the first. */
+struct input {
+    struct tb_chunk_view chunk;
+    struct tb_reader reader; /* dense: at item `next` */
+    uint32_t next;
+    PyObject *lease;
+};
+
+static PyObject *no_such_item(struct birth *self)
+{
+    (void)tb_codec_corrupt(self->codec, "a chunk has no such item");
+    return NULL;
+}
+
+static PyObject *call_with(PyObject *function, PyObject **values, Py_ssize_t count)
+{
+    return PyObject_Vectorcall(function, values + 1, (size_t)count | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+}
+
+static PyObject *call_with_number(struct birth *self, PyObject *function, const struct input *in, uint32_t item)
+{
+    int64_t number;
+    if (!tb_chunk_number(&in->chunk, item, &number))
+        return no_such_item(self);
+    PyObject *values[2] = {NULL, PyLong_FromLongLong(number)};
+    if (values[1] == NULL)
+        return NULL;
+    PyObject *result = call_with(function, values, 1);
+    Py_DECREF(values[1]);
+    return result;
+}
+
+static PyObject *call_dense(struct birth *self, PyObject *function, struct input *in, uint32_t item)
+{
+    PyObject *values[1 + TB_DENSE_ARGS], *result = NULL;
+    const Py_ssize_t nargs = in->chunk.nargs;
+    Py_ssize_t count = 0;
+    if (item != in->next && !tb_chunk_seek(&in->chunk, item, &in->reader))
+        return no_such_item(self);
+    in->next = UINT32_MAX; /* until all is read */
+    for (; count < nargs; count++)
+        if ((values[1 + count] = tb_get_value(self->codec, &in->reader)) == NULL)
+            break;
+    if (count == nargs) {
+        in->next = item + 1;
+        result = call_with(function, values, count);
+    }
+    while (count > 0)
+        Py_DECREF(values[count--]);
+    return result;
+}
+
+static PyObject *call_item(struct birth *self, PyObject *function, struct input *in, uint32_t item)
 {
     const uint8_t *data;
     uint64_t len;
-    PyObject *result = NULL;
-    if (!tb_chunk_item(chunk, item, &data, &len))
-        (void)tb_codec_corrupt(out->self->codec, "a chunk has no such item");
-    else
-        result = tb_decode_and_call(out->self->codec, function, data, len, lease, NULL);
-    output_append(out, result);
-    Py_XDECREF(result);
+    if (in->chunk.layout == TB_DENSE)
+        return call_dense(self, function, in, item);
+    if (in->chunk.layout == TB_RANGE)
+        return call_with_number(self, function, in, item);
+    if (!tb_chunk_item(&in->chunk, item, &data, &len))
+        return no_such_item(self);
+    return tb_decode_and_call(self->codec, function, data, len, in->lease, NULL);
 }
 
 /* Takes items until none is left. 0, or -1 with the exception that ends the whole chunk. */
-static int run_items(struct output *out, PyObject *function, const struct tb_chunk_view *chunk, PyObject *lease)
+static int run_items(struct output *out, PyObject *function, struct input *in)
 {
     struct birth *self = out->self;
     uint32_t item, done = 0;
     while (td_worker_take_item(self->worker, &item) == TD_OK) {
         if (output_reserve(out, out->used + RECORD_ROOM) < 0)
             return -1;
-        run_item(out, function, chunk, item, lease);
+        PyObject *result = call_item(self, function, in, item);
+        output_append(out, result);
+        Py_XDECREF(result);
         int64_t now = coarse_now();
         if (now != self->flushed_at) {
             self->flushed_at = now;
@@ -327,21 +390,22 @@ static td_status run_chunk(struct birth *self, const struct td_assignment *task)
     struct tb_room room = {worker_take, worker_drop, self};
     struct tb_payload payload = {0};
     struct output out = {.self = self};
-    struct tb_chunk_view chunk;
+    struct input in = {.next = UINT32_MAX};
     uint64_t bytes = (uint64_t)(task->end - task->begin) * BYTES_PER_ITEM + RECORD_ROOM;
     PyObject *lease = NULL, *function = find_function(self, task);
     if (function == NULL)
         goto failed;
     if (task->args.ref != 0 && (lease = lease_for(self, task)) == NULL)
         goto failed;
-    if (!tb_chunk_open(args_of(task), task->args.bytes, &chunk)) {
+    in.lease = lease;
+    if (!tb_chunk_open(args_of(task), task->args.bytes, &in.chunk)) {
         (void)tb_codec_corrupt(self->codec, "a chunk's table is wrong");
         goto failed;
     }
     if (worker_take(self, bytes < CHUNK_BLOCK ? CHUNK_BLOCK : bytes, &out.block) < 0)
         goto failed;
     Py_INCREF(function);
-    int rc = run_items(&out, function, &chunk, lease);
+    int rc = run_items(&out, function, &in);
     Py_DECREF(function);
     if (rc == 0)
         return reply(self, true, NULL, &out.block, out.used, lease);

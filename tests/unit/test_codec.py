@@ -72,6 +72,35 @@ def test_the_items_of_a_chunk_come_back_one_by_one(items: list[tuple[object, ...
         engine.decode_chunk_item(payload, len(items))
 
 
+plain = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats() | st.text() | st.tuples(st.floats())
+
+
+@given(st.integers(0, 9).flatmap(lambda count: st.lists(st.tuples(*[plain] * count), min_size=1, max_size=200)))
+def test_items_alike_come_back_one_by_one(items: list[tuple[object, ...]]) -> None:
+    payload = engine.encode_chunk(items)
+    for number, item in reversed(list(enumerate(items))):
+        assert same(engine.decode_chunk_item(payload, number), (item, {}))
+    with pytest.raises(CorruptData):
+        engine.decode_chunk_item(payload, len(items))
+
+
+@pytest.mark.parametrize("odd", [(), (1, 2), ([],), (2**70,), (bytearray(5000),), (1,) * 9, (1,) * 300])
+@pytest.mark.parametrize("place", [0, 1, 63, 64, 65, 199])
+def test_an_item_unlike_the_others_may_stand_anywhere(odd: tuple[object, ...], place: int) -> None:
+    items: list[tuple[object, ...]] = [(i * 1000,) for i in range(200)]
+    items[place] = odd
+    payload = engine.encode_chunk(items)
+    for number, item in enumerate(items):
+        args, kwargs = engine.decode_chunk_item(payload, number)
+        assert args == item
+        assert kwargs == {}
+
+
+def test_items_alike_take_little_more_than_their_values() -> None:
+    assert len(engine.encode_chunk([(None,)] * 6400)) == 8 + 101 * 8 + 6400
+    assert len(engine.encode_chunk([(0.5, 100_000)] * 6400)) == 8 + 101 * 8 + 6400 * 14
+
+
 @pytest.mark.parametrize(
     "value",
     [0, 127, 128, -1, -64, -65, 2**63 - 1, -(2**63), 2**63, -(2**63) - 1, True, (), ((((1,),),),), (((((1,),),),),)],
@@ -179,7 +208,18 @@ def test_a_broken_payload_is_an_error(payload: bytes) -> None:
             decode(payload)
 
 
-@given(st.binary(), st.integers(0, 5))
+numbers = st.none() | st.integers(-300, 300) | st.floats()
+chunks = st.builds(
+    lambda items, at, byte: (
+        (payload := engine.encode_chunk(items))[: at % len(payload)] + byte + payload[at % len(payload) + 1 :]
+    ),
+    st.lists(st.tuples(numbers), min_size=1, max_size=150),
+    st.integers(0, 1000),
+    st.binary(max_size=1),
+)
+
+
+@given(st.binary() | chunks, st.integers(0, 5))
 def test_a_broken_chunk_is_an_error(payload: bytes, item: int) -> None:
     refused = (CorruptData, pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError, AttributeError)
     with contextlib.suppress(*refused):

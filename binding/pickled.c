@@ -1,0 +1,82 @@
+/* pickled.c: what treadle._travel made of an object, as a payload: the pickle, and behind it its large buffers.
+ * Invariant  P1 what is measured is what is written: the buffers are held, and cannot change their size.
+ * Crash      nothing is held but heap memory.   Tests  tests/unit/test_codec.py */
+#include "pickled.h"
+
+#define COPY_WITHOUT_GIL_BYTES (UINT64_C(1) << 20)
+
+int tb_pickled_measure(struct tb_pickled *p)
+{
+    if (!PyTuple_Check(p->pair) || PyTuple_GET_SIZE(p->pair) != 2 ||
+        !PyBytes_Check(PyTuple_GET_ITEM(p->pair, 0))) {
+        PyErr_SetString(PyExc_TypeError, "a dump must be (bytes, buffers)");
+        return -1;
+    }
+    p->bytes = PyTuple_GET_ITEM(p->pair, 0);
+    p->buffers = PyTuple_GET_ITEM(p->pair, 1);
+    p->pickle_len = (uint64_t)PyBytes_GET_SIZE(p->bytes);
+    if (!PyList_CheckExact(p->buffers) || PyList_GET_SIZE(p->buffers) == 0) {
+        p->spans = 0;
+        p->total = 1 + p->pickle_len;
+        return 0;
+    }
+    p->spans = (uint32_t)PyList_GET_SIZE(p->buffers);
+    p->total = TB_PICKLE_HEAD + p->spans * sizeof(struct tb_span_entry) + p->pickle_len;
+    for (uint32_t i = 0; i < p->spans; i++) {
+        const Py_buffer *view = PyPickleBuffer_GetBuffer(PyList_GET_ITEM(p->buffers, i));
+        if (view == NULL)
+            return -1;
+        if (!PyBuffer_IsContiguous(view, 'A')) {
+            PyErr_SetString(PyExc_BufferError, "an out-of-band buffer must be contiguous");
+            return -1;
+        }
+        p->total = tb_align_up(p->total) + (uint64_t)view->len;
+    }
+    return 0;
+}
+
+int tb_pickled_open(struct tb_pickled *p, PyObject *pair)
+{
+    p->pair = pair;
+    if (pair == NULL)
+        return -1;
+    if (tb_pickled_measure(p) == 0)
+        return 0;
+    Py_CLEAR(p->pair);
+    return -1;
+}
+
+static void copy_buffer(uint8_t *at, const Py_buffer *view)
+{
+    if ((uint64_t)view->len < COPY_WITHOUT_GIL_BYTES) {
+        memcpy(at, view->buf, (size_t)view->len);
+        return;
+    }
+    Py_BEGIN_ALLOW_THREADS memcpy(at, view->buf, (size_t)view->len);
+    Py_END_ALLOW_THREADS
+}
+
+void tb_pickled_write(const struct tb_pickled *p, uint8_t *at)
+{
+    if (p->spans == 0) {
+        at[0] = TB_PICKLE;
+        memcpy(at + 1, PyBytes_AS_STRING(p->bytes), p->pickle_len);
+        return;
+    }
+    memset(at, 0, TB_PICKLE_HEAD);
+    at[0] = TB_PICKLE_OOB;
+    memcpy(at + 4, &p->spans, 4);
+    memcpy(at + 8, &p->pickle_len, 8);
+    uint64_t end = TB_PICKLE_HEAD + p->spans * sizeof(struct tb_span_entry);
+    memcpy(at + end, PyBytes_AS_STRING(p->bytes), p->pickle_len);
+    end += p->pickle_len;
+    for (uint32_t i = 0; i < p->spans; i++) {
+        const Py_buffer *view = PyPickleBuffer_GetBuffer(PyList_GET_ITEM(p->buffers, i));
+        uint64_t offset = tb_align_up(end);
+        struct tb_span_entry entry = {offset, (uint64_t)view->len, view->readonly != 0};
+        memset(at + end, 0, offset - end);
+        memcpy(at + TB_PICKLE_HEAD + i * sizeof entry, &entry, sizeof entry);
+        copy_buffer(at + offset, view);
+        end = offset + entry.len;
+    }
+}
