@@ -236,6 +236,7 @@ int tb_codec_init(PyObject *module, struct tb_codec *codec)
     X(load_exception) \
     X(cannot_load) \
     X(corrupt_data) \
+    X(numpy_dtype) \
     X(buffers_keyword)
 /* clang-format on */
 
@@ -243,6 +244,8 @@ int tb_codec_traverse(struct tb_codec *codec, visitproc visit, void *arg)
 {
 #define VISIT_FIELD(field) Py_VISIT(codec->field);
     CODEC_FIELDS(VISIT_FIELD)
+    for (size_t i = 0; i < TB_SCALAR_KINDS; i++)
+        VISIT_FIELD(scalar_types[i])
 #undef VISIT_FIELD
     return 0;
 }
@@ -251,5 +254,7 @@ void tb_codec_clear(struct tb_codec *codec)
 {
 #define CLEAR_FIELD(field) Py_CLEAR(codec->field);
     CODEC_FIELDS(CLEAR_FIELD)
+    for (size_t i = 0; i < TB_SCALAR_KINDS; i++)
+        CLEAR_FIELD(scalar_types[i])
 #undef CLEAR_FIELD
 }

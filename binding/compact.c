@@ -1,4 +1,5 @@
-/* compact.c: compact values, written and read one by one: None, bool, int, float, str, bytes, and tuples of those.
+/* compact.c: compact values, written and read one by one: None, bool, int, float, str, bytes, NumPy's scalars
+ * (scalar.c), and tuples of those.
  * Invariants  C1 what is measured is what is written: compact values are immutable and of exact built-in types.
  *             C2 bytes that are read are trusted for nothing: what fails a check is CorruptData.
  * Tests  tests/unit/test_codec.py */
@@ -100,7 +101,7 @@ static enum tb_outcome write_value(struct tb_writer *w, PyObject *value, unsigne
         return write_tag(w, value == Py_True ? TB_TRUE : TB_FALSE);
     if (PyBytes_CheckExact(value))
         return write_run(w, TB_BYTES, PyBytes_AS_STRING(value), (uint64_t)PyBytes_GET_SIZE(value), 1);
-    return TB_NOT_COMPACT;
+    return tb_write_scalar(w, value);
 }
 
 static uint64_t measure_value(PyObject *value, unsigned depth)
@@ -211,6 +212,8 @@ static PyObject *read_value(struct tb_codec *codec, struct tb_reader *reader, un
         break;
     case TB_BYTES:
         return PyBytes_FromStringAndSize((const char *)item.data, (Py_ssize_t)item.count);
+    case TB_SCALAR:
+        return tb_make_scalar(codec, &item);
     case TB_TUPLE:
         return read_tuple(codec, reader, item.count, depth);
     default:

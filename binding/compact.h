@@ -17,6 +17,9 @@ enum tb_outcome { TB_WROTE, TB_NO_FIT, TB_NOT_COMPACT };
 enum tb_outcome tb_write_value(struct tb_writer *w, PyObject *value);
 /* A str of any subclass's layout. */
 enum tb_outcome tb_write_text(struct tb_writer *w, PyObject *text);
+/* A NumPy scalar; TB_NOT_COMPACT: it is none, or not one of a plain number. */
+enum tb_outcome tb_write_scalar(struct tb_writer *w, PyObject *value);
+PyObject *tb_make_scalar(struct tb_codec *codec, const struct tb_item *item);
 /* An upper bound of what tb_write_value needs; 0 when the value is not compact. */
 uint64_t tb_measure_value(PyObject *value);
 /* A new reference; NULL with an exception, the reader anywhere. */

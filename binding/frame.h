@@ -1,7 +1,7 @@
 /* frame.h: the layout of payloads, and the checked reading of it. Free of Python, so that it can be fuzzed alone.
  *
  * A payload opens with one tag byte.
- *   compact value   TAG data...            None, bool, int, float, str, bytes, tuples of those
+ *   compact value   TAG data...            None, bool, int, float, str, bytes, NumPy's scalars, tuples of those
  *   call            'C' nargs nkw values   nargs positional values, then nkw pairs of name (a str) and value
  *   pickle          'p' bytes              protocol 5, to the end of the payload
  *   pickle          'P' see tb_pickle      protocol 5 with buffers behind it
@@ -36,6 +36,7 @@ enum tb_tag {
     TB_INT = 'i',    /* zigzag varint of 64 bits */
     TB_INT4 = 'I',   /* 4 bytes */
     TB_FLOAT = 'd',  /* 8 bytes */
+    TB_SCALAR = 'n', /* a NumPy scalar: its type's character, its bytes */
     TB_BYTES = 'b',  /* varint length, bytes */
     TB_TEXT1 = 's',  /* varint characters of 1 byte (Latin-1) */
     TB_TEXT2 = 't',  /* of 2 bytes */
@@ -60,10 +61,10 @@ struct tb_reader {
 
 /* One compact value without its children. */
 struct tb_item {
-    uint8_t tag; /* a tb_tag; TB_SMALL and TB_INT4 are given as TB_INT */
-    int64_t integer;
+    uint8_t tag;     /* a tb_tag; TB_SMALL and TB_INT4 are given as TB_INT */
+    int64_t integer; /* an int; a scalar's character */
     double real;
-    const uint8_t *data; /* text and bytes */
+    const uint8_t *data; /* text, bytes, and a scalar's */
     uint64_t count;      /* characters, bytes, or a tuple's values */
 };
 
@@ -94,6 +95,32 @@ static inline int64_t tb_unzigzag(uint64_t value)
 {
     uint64_t half = value >> 1;
     return (int64_t)(value & 1 ? ~half : half);
+}
+
+/* The size of a NumPy scalar by its type's character; 0: not one of those that travel so. */
+static inline uint64_t tb_scalar_bytes(uint8_t kind)
+{
+    switch (kind) {
+    case '?':
+    case 'b':
+    case 'B':
+        return 1;
+    case 'h':
+    case 'H':
+        return 2;
+    case 'i':
+    case 'I':
+    case 'f':
+        return 4;
+    case 'l':
+    case 'L':
+    case 'q':
+    case 'Q':
+    case 'd':
+        return 8;
+    default:
+        return 0;
+    }
 }
 
 /* A length of `width` byte units, and the bytes themselves. */
@@ -142,6 +169,16 @@ static inline bool tb_read_item(struct tb_reader *reader, struct tb_item *out)
             return false;
         memcpy(&out->real, reader->at, 8);
         reader->at += 8;
+        return true;
+    case TB_SCALAR:
+        if (reader->at == reader->end)
+            return false;
+        out->integer = *reader->at++;
+        out->count = tb_scalar_bytes((uint8_t)out->integer);
+        out->data = reader->at;
+        if (out->count == 0 || out->count > (uint64_t)(reader->end - reader->at))
+            return false;
+        reader->at += out->count;
         return true;
     case TB_BYTES:
     case TB_TEXT1:

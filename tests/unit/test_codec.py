@@ -96,6 +96,40 @@ def test_an_item_unlike_the_others_may_stand_anywhere(odd: tuple[object, ...], p
         assert kwargs == {}
 
 
+SCALARS = [
+    "bool(1)", "int8(-3)", "uint8(255)", "int16(-300)", "uint16(65535)", "int32(-70000)", "uint32(2**32 - 1)",
+    "int64(-(2**63))", "uint64(2**64 - 1)", "longlong(-1)", "ulonglong(2**63)", "float32('-inf')", "float32(0.1)",
+    "float64(0.1)", "float64('nan')", "float16(0.5)", "longdouble(0.1)", "complex64(1j)", "complex128(-1j)",
+    "datetime64('2020-02-29')", "timedelta64(5, 's')", "str_('x')", "bytes_(b'x')", "void(b'ab')",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", SCALARS)
+def test_a_scalar_of_numpy_comes_back_with_its_type(text: str) -> None:
+    numpy = pytest.importorskip("numpy")
+    scalar = eval(f"numpy.{text}", {"numpy": numpy})
+    payload = engine.encode_value(scalar)
+    assert engine.check_payload(payload)
+    back = engine.decode_value(payload)
+    assert type(back) is type(scalar)
+    assert back.dtype == scalar.dtype
+    assert back.tobytes() == scalar.tobytes()
+    assert repr(engine.decode_call(engine.encode_call((scalar, (scalar, 1))))) == repr(((scalar, (scalar, 1)), {}))
+
+
+def test_an_array_of_no_dimensions_is_no_scalar() -> None:
+    numpy = pytest.importorskip("numpy")
+    back = engine.decode_value(engine.encode_value(numpy.array(0.5)))
+    assert type(back) is numpy.ndarray
+    assert back == 0.5
+
+
+def test_a_scalar_that_ends_early_is_an_error() -> None:
+    for payload in (b"n", b"nd", b"nd1234567", b"nx12345678", b"n\xff12345678", b"nb", b"nb12"):
+        with pytest.raises(CorruptData):
+            engine.decode_value(payload)
+
+
 def test_items_alike_take_little_more_than_their_values() -> None:
     assert len(engine.encode_chunk([(None,)] * 6400)) == 8 + 101 * 8 + 6400
     assert len(engine.encode_chunk([(0.5, 100_000)] * 6400)) == 8 + 101 * 8 + 6400 * 14
