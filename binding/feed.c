@@ -20,9 +20,9 @@
 #define CHUNK_NS_MAX INT64_C(2000000)
 #define CHUNK_ITEMS 4096u
 #define ITEMS_OUT 65536u
-#define CHUNK_SHARE 16u   /* of the bytes that may be in flight, a chunk has at most this part */
-#define UNKNOWN_ITEMS 32u /* for each worker */
-#define SAMPLED 16u       /* of the line, looked at for the size of results */
+#define CHUNK_SHARE 16u         /* of the bytes that may be in flight, a chunk has at most this part */
+#define UNKNOWN_ITEMS 32u       /* for each worker */
+#define SAMPLED 16u             /* of the line, looked at for the size of results */
 #define CHECK_ITEMS 16u         /* of a fast input, between looks at the clock */
 #define CHECK_ITEMS_PROMPT 256u /* where only what the items take to write can be slow */
 #define CHECK_NS INT64_C(10000) /* of a slow input, between looks at the clock, about */

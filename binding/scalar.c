@@ -82,9 +82,10 @@ static PyObject *type_of(struct tb_codec *codec, uint8_t kind)
     if (*slot != NULL)
         return *slot;
     PyObject *make = tb_codec_import(&codec->numpy_dtype, "numpy", "dtype");
-    PyObject *dtype =
-        make == NULL ? NULL : PyObject_CallFunction(make, "s#", (const char *)&kind, (Py_ssize_t)1);
+    PyObject *name = make == NULL ? NULL : PyUnicode_FromOrdinal(kind);
+    PyObject *dtype = name == NULL ? NULL : PyObject_CallOneArg(make, name);
     *slot = dtype == NULL ? NULL : PyObject_GetAttrString(dtype, "type");
+    Py_XDECREF(name);
     Py_XDECREF(dtype);
     return *slot;
 }
