@@ -133,6 +133,21 @@ static inline bool tb_read_run(struct tb_reader *reader, unsigned width, struct 
     return true;
 }
 
+/* A character, and as many bytes as it means. */
+static inline bool tb_read_scalar(struct tb_reader *reader, struct tb_item *out)
+{
+    if (reader->at == reader->end)
+        return false;
+    const uint8_t kind = *reader->at++;
+    out->integer = kind;
+    out->count = tb_scalar_bytes(kind);
+    out->data = reader->at;
+    if (out->count == 0 || out->count > (uint64_t)(reader->end - reader->at))
+        return false;
+    reader->at += out->count;
+    return true;
+}
+
 /* The next value's head; false when the bytes end early or mean nothing. After a tuple its values follow. */
 static inline bool tb_read_item(struct tb_reader *reader, struct tb_item *out)
 {
@@ -171,15 +186,7 @@ static inline bool tb_read_item(struct tb_reader *reader, struct tb_item *out)
         reader->at += 8;
         return true;
     case TB_SCALAR:
-        if (reader->at == reader->end)
-            return false;
-        out->integer = *reader->at++;
-        out->count = tb_scalar_bytes((uint8_t)out->integer);
-        out->data = reader->at;
-        if (out->count == 0 || out->count > (uint64_t)(reader->end - reader->at))
-            return false;
-        reader->at += out->count;
-        return true;
+        return tb_read_scalar(reader, out);
     case TB_BYTES:
     case TB_TEXT1:
         return tb_read_run(reader, 1, out);
