@@ -70,8 +70,14 @@ static PyObject *number_of(uint8_t kind, const uint8_t *data)
     case 'L':
     case 'Q':
         return PyLong_FromUnsignedLongLong(bits);
-    default: /* signed: the sign is that of the highest byte */
-        return PyLong_FromLongLong((int64_t)(bits << (64 - 8 * bytes)) >> (64 - 8 * bytes));
+    case 'b':
+        return PyLong_FromLong((int8_t)bits);
+    case 'h':
+        return PyLong_FromLong((int16_t)bits);
+    case 'i':
+        return PyLong_FromLong((int32_t)bits);
+    default:
+        return PyLong_FromLongLong((int64_t)bits);
     }
 }
 
