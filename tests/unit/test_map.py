@@ -150,34 +150,32 @@ def test_an_endless_input_is_read_as_needed(pool):
     results.close()
 
 
-def test_no_more_is_read_than_the_buffer_holds(pool):
-    read = 0
+class Numbers:
+    """1, 2, 3 and so on; `read` tells how far."""
 
-    def items():
-        nonlocal read
+    def __init__(self) -> None:
+        self.read = 0
+
+    def __iter__(self):
         while True:
-            read += 1
-            yield read
+            self.read += 1
+            yield self.read
 
-    results = pool.map(abs, items(), buffersize=10)
-    assert read == 10
+
+def test_no_more_is_read_than_the_buffer_holds(pool):
+    numbers = Numbers()
+    results = pool.map(abs, numbers, buffersize=10)
+    assert numbers.read == 10
     for i in range(1, 50):
         assert next(results) == i
-        assert read <= i + 10
+        assert numbers.read <= i + 10
     results.close()
 
 
 def test_an_iterator_is_not_read_far_ahead_at_the_call(pool):
-    read = 0
-
-    def items():
-        nonlocal read
-        while True:
-            read += 1
-            yield read
-
-    results = pool.map(abs, items())
-    assert 1 <= read < 100
+    numbers = Numbers()
+    results = pool.map(abs, numbers)
+    assert 1 <= numbers.read < 100
     results.close()
 
 
