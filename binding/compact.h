@@ -60,7 +60,8 @@ static inline enum tb_outcome tb_put_value(struct tb_writer *w, PyObject *value)
     return tb_write_value(w, value);
 }
 
-/* The next value where it is made in no time, the reader behind it; else NULL without an exception, the reader where it was. */
+/* The next value where it is made in no time, the reader behind it; else NULL without an exception, the reader where it
+ * was. */
 static inline PyObject *tb_get_quick(struct tb_reader *reader)
 {
     const uint8_t *at = reader->at;

@@ -180,7 +180,7 @@ def descriptors() -> set[str]:
 
 
 def segments() -> set[str]:
-    """What we have in /dev/shm, but for what only processes outside this run have mapped: another one may be under way."""
+    """What we have in /dev/shm, but for what only processes outside this run have mapped: another run may go on."""
     names = set()
     with contextlib.suppress(FileNotFoundError):
         for path in Path("/dev/shm").iterdir():

@@ -2,9 +2,9 @@
  *
  *     pool_bench [TASKS [WORKERS [ROUND-TRIPS]]]
  *
- * Prints nanoseconds per task of submitting all and then waiting for all (the best of ten), and the median and the 99th percentile of one
- * task after the other. TREADLE_SPIN=0 shows what sleeping costs; futex_ping_pong is what it can cost at best. The zygote
- * is this program started again. */
+ * Prints nanoseconds per task of submitting all and then waiting for all (the best of ten), and the median and the 99th
+ * percentile of one task after the other. TREADLE_SPIN=0 shows what sleeping costs; futex_ping_pong is what it can cost
+ * at best. The zygote is this program started again. */
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>

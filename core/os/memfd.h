@@ -36,8 +36,8 @@ td_status td_memfd_size(int fd, uint64_t *bytes);
 /* Bytes of pages that the file holds now. */
 td_status td_memfd_resident(int fd, uint64_t *bytes);
 
-/* Maps the file from its start, shared, without reserving memory, and left out of core dumps. TD_ENOROOM when the address space (RLIMIT_AS) is too
- * small. `writable` false maps read-only. */
+/* Maps the file from its start, shared, without reserving memory, and left out of core dumps. TD_ENOROOM when the
+ * address space (RLIMIT_AS) is too small. `writable` false maps read-only. */
 td_status td_map_shared(int fd, size_t bytes, bool writable, void **base);
 void td_unmap(void *base, size_t bytes);
 

@@ -13,9 +13,9 @@
  *
  * One lock per pool covers all but what is marked atomic; it is taken for well under a microsecond per task, never while
  * a system call may block. A function named _locked needs it.
- * Locks, outer to inner: registry (pool.c) -> drain sources -> pool -> completions (group.c) -> arena. td_drain_notify and the condition of a
- * waiter are outside the pool's lock: conditions read atomics only. Whoever may have ended a task gives the lock up with
- * td__pool_unlock, which notifies.
+ * Locks, outer to inner: registry (pool.c) -> drain sources -> pool -> completions (group.c) -> arena. td_drain_notify
+ * and the condition of a waiter are outside the pool's lock: conditions read atomics only. Whoever may have ended a
+ * task gives the lock up with td__pool_unlock, which notifies.
  *
  * References: users hold one together (td_pool_unref closes the pool when the last of them leaves), each task holds one,
  * and the native thread holds one from the start of the pool until its last process is gone. The last one frees
