@@ -317,7 +317,8 @@ int tb_executor_prepare(struct tb_executor *executor)
         return 0;
     if (executor->ended)
         return raise_ended(executor);
-    if (tb_load_future(executor->state) < 0)
+    /* The errors, too: they may be wanted when nothing can be imported any more. */
+    if (tb_load_future(executor->state) < 0 || tb_errors(executor->state) == NULL)
         return -1;
     PyObject *begun = PyObject_CallMethod((PyObject *)executor, "_begin", NULL);
     if (begun == NULL)

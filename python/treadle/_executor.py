@@ -106,6 +106,8 @@ class ProcessPoolExecutor(_engine.Executor, _maps.Maps, Executor):
     def _start_map(self, call: _maps.MapCall[T], options: _options.TaskOptions | None = None) -> _engine.MapIterator[T]:
         if self._closed:
             raise _errors.pool_closed()
+        if self._forked:
+            raise _errors.pool_forked()
         call.check()
         options = options or self.options()
         task = (options.timeout, options.retries, options.name)

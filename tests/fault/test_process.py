@@ -132,6 +132,54 @@ def test_submitting_in_an_exit_handler(run_script: Any) -> None:
     assert run_script(source).end() == (0, "cannot schedule new futures after interpreter shutdown\n", "")
 
 
+def test_submitting_when_modules_are_gone(run_script: Any) -> None:
+    source = """
+        import builtins, os
+        from treadle import ProcessPoolExecutor
+        class Late:
+            def __init__(self, pool):
+                self.pool, self.write = pool, os.write
+            def __del__(self):
+                for call in self.pool.submit, self.pool.map:
+                    try:
+                        call(abs, [1])
+                    except RuntimeError as error:
+                        self.write(1, b"%s\\n" % str(error).encode())
+                self.pool.shutdown()
+        pool = ProcessPoolExecutor(1)
+        pool.submit(abs, 1).result()
+        builtins.late = Late(pool)
+    """
+    assert run_script(source).end() == (0, 2 * "cannot schedule new futures after interpreter shutdown\n", "")
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        "future = pool.submit(work, 1); future.add_done_callback(lambda done: print(done.result()))",
+        "results = pool.map(work, [1, 2, 3]); print(next(results))",
+        "threads = ThreadPoolExecutor(1); threads.submit(lambda: print(pool.submit(work, 1).result()))",
+        "future = pool.submit(work, 1); atexit.register(lambda: print(future.result()))",
+        "import asyncio; print(asyncio.run(call(asyncio.get_running_loop)))",
+        "pool.this = pool; print(pool.submit(work, 1).result()); pool.submit(work, 2); del pool",
+    ],
+)
+def test_exit_with_all_kinds_of_work_pending(run_script: Any, work: str) -> None:
+    source = f"""
+        import atexit
+        from treadle import ProcessPoolExecutor, ThreadPoolExecutor
+        def work(n):
+            return n
+        async def call(get_loop):
+            for _ in range(5):
+                future = get_loop().run_in_executor(pool, work, 1)
+            return await future
+        pool = ProcessPoolExecutor(2)
+        {work}
+    """
+    assert run_script(source).end() == (0, "1\n", "")
+
+
 def test_an_unhandled_exception_ends_the_program_after_its_work(run_script: Any) -> None:
     source = """
         from treadle import ProcessPoolExecutor
@@ -192,6 +240,8 @@ def test_a_started_pool_is_inert_in_a_forked_child() -> None:
             for fn in (abs, int):  # one that the engine knows, and one that it does not
                 with pytest.raises(treadle.ForkedPool, match=r"os\.fork"):
                     pool.submit(fn, 1)
+                with pytest.raises(treadle.ForkedPool, match=r"os\.fork"):
+                    pool.map(fn, [1])
             pool.shutdown()
 
         assert in_child(use) == 0
