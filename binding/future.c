@@ -382,6 +382,8 @@ static PyObject *get_timing(PyObject *self, void *Py_UNUSED(closure))
     if (future->state == TB_ENGINE)
         tb_spent_from(future->task, &spent);
     Py_END_CRITICAL_SECTION();
+    if (spent.attempts == 0)
+        Py_RETURN_NONE;
     PyObject *timing = PyStructSequence_New(state->timing_type);
     if (timing == NULL)
         return NULL;
@@ -417,9 +419,12 @@ static PyMethodDef future_methods[] = {
 /* timing, then the attributes that the stdlib reaches for (observe.c). */
 static PyGetSetDef future_getset[] = {
     {"timing", get_timing, NULL,
-     PyDoc_STR("A named tuple, or None until it is done: seconds queued, in transfer (other than queued and "
-               "run) and at run, "
-               "worker_pid, and attempts. None for calls that no worker ran."),
+     PyDoc_STR(
+         "A named tuple, or None until it is done and where no worker process began it. In seconds: queued, "
+         "from submit "
+         "until "
+         "a worker began; run, in the worker, decoding and encoding included; transfer, from then until the "
+         "result was here. worker_pid; attempts, how often it was begun."),
      NULL},
     {0},
 };

@@ -67,6 +67,10 @@ def test_timing_tells_where_time_went(pool):
     assert timing.run > 0
     assert timing.attempts == 1
     assert Future().timing is None
+    with treadle.ThreadPoolExecutor(1) as threads:
+        future = threads.submit(abs, -1)
+        assert future.result() == 1
+        assert future.timing is None
 
 
 def test_time_runs_out_while_it_runs(pool, make_gate):
