@@ -4,7 +4,8 @@
  * arguments on the C stack, call, write the result into the slot or a block of the worker's arena, reply.
  * Invariants  W1 every assignment gets exactly one reply, whatever the task, its result or its exception does.
  *             W2 a chunk's results are published item by item: a death loses the running item only.
- *             W3 a block of arguments is kept (keep_args) exactly while views into it are alive.
+ *             W3 a block of arguments is kept (keep_args) exactly while views into it are alive; there are none into one
+ *                that other tasks read.
  * Crash       what was not published is lost with the worker; the parent sees the death.
  * Tests  tests/unit/test_worker.py */
 #include <time.h>
@@ -395,13 +396,14 @@ static td_status run_chunk(struct birth *self, const struct td_assignment *task)
     PyObject *lease = NULL, *function = find_function(self, task);
     if (function == NULL)
         goto failed;
-    if (task->args.ref != 0 && (lease = lease_for(self, task)) == NULL)
-        goto failed;
-    in.lease = lease;
     if (!tb_chunk_open(args_of(task), task->args.bytes, &in.chunk)) {
         (void)tb_codec_corrupt(self->codec, "a chunk's table is wrong");
         goto failed;
     }
+    /* Parts of a chunk share its block, and each ends by itself: only of a single item can a task keep views (W3). */
+    if (task->args.ref != 0 && in.chunk.items == 1 && (lease = lease_for(self, task)) == NULL)
+        goto failed;
+    in.lease = lease;
     if (worker_take(self, bytes < CHUNK_BLOCK ? CHUNK_BLOCK : bytes, &out.block) < 0)
         goto failed;
     Py_INCREF(function);

@@ -7,7 +7,7 @@ import pickle
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,42 @@ def test_arguments_that_a_task_keeps_outlive_it(pool: ProcessPoolExecutor, modul
     for _ in range(20):
         pool.submit(same, Block(10_000, 100)).result()
     assert pool.submit(module.look).result() == [{number} for number in range(10)]
+
+
+def test_what_one_part_of_a_chunk_keeps_outlives_the_other_parts(module: Any, meeting: Callable[[], Any]) -> None:
+    here, parted, read, apart = meeting(), meeting(), meeting(), meeting()
+    module.define("""
+        kept, met = [], []
+        def keep_first(block, parted, read):
+            if block.data[0] == 0:
+                kept.append(block)
+                parted.in_test()
+            elif not kept and not met:
+                met.append(True)
+                parted.in_task()
+                read.in_task()
+        def look(meet, first):
+            (meet.in_task if first else meet.in_test)()
+            return [set(block.data) for block in kept]
+    """)
+
+    def fixed(value: int) -> Block:
+        block = Block(10_000, value)
+        block.data = bytes(block.data)
+        return block
+
+    def look_in_both(pool: ProcessPoolExecutor, meet: Any) -> list[list[set[int]]]:
+        return [future.result() for future in [pool.submit(module.look, meet, first) for first in (True, False)]]
+
+    with ProcessPoolExecutor(2) as pool:
+        assert look_in_both(pool, here) == [[], []]
+        results = pool.map(module.keep_first, map(fixed, range(40)), [parted] * 40, [read] * 40, chunksize=40)
+        next(results)  # the part of the worker that kept something has ended
+        read.in_test()
+        list(results)
+        for _ in range(3):
+            list(pool.map(same, map(fixed, [100] * 40), chunksize=40))
+        assert sorted(look_in_both(pool, apart)) == [[], [{0}]]
 
 
 def test_a_result_may_be_a_view_of_an_argument(pool: ProcessPoolExecutor) -> None:
