@@ -89,8 +89,8 @@ static uint64_t measure_values(PyObject *const *args, Py_ssize_t nargs)
 static int append_dense(struct tb_chunk *chunk, PyObject *const *args, Py_ssize_t nargs)
 {
     if (chunk->items % TB_STRIDE == 0) {
-        if (reserve_entry(chunk, chunk->items / TB_STRIDE) < 0)
-            return -1;
+        if (reserve_entry(chunk, chunk->items / TB_STRIDE) < 0 || reserve_bytes(chunk, 1) < 0)
+            return -1; /* a byte, so that there is memory even if no item has arguments */
         chunk->table[chunk->items / TB_STRIDE].offset = chunk->used;
     }
     for (;;) {

@@ -130,6 +130,12 @@ def test_a_scalar_that_ends_early_is_an_error() -> None:
             engine.decode_value(payload)
 
 
+def test_an_item_with_an_argument_may_follow_those_without() -> None:
+    items: list[tuple[object, ...]] = [(), (), ([],), (), (1,)]
+    payload = engine.encode_chunk(items)
+    assert [engine.decode_chunk_item(payload, number) for number in range(5)] == [(item, {}) for item in items]
+
+
 def test_items_alike_take_little_more_than_their_values() -> None:
     assert len(engine.encode_chunk([(None,)] * 6400)) == 8 + 101 * 8 + 6400
     assert len(engine.encode_chunk([(0.5, 100_000)] * 6400)) == 8 + 101 * 8 + 6400 * 14
