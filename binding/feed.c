@@ -480,10 +480,43 @@ int tb_map_feed(struct tb_map *map)
     uint32_t wanted = chunk_size(map);
     if (wanted == 0)
         return 0;
+    const PyThread_type_lock lock = map->feeding_lock;
+    if (lock != NULL) /* at most a reader has it, which is about to let it go */
+        (void)PyThread_acquire_lock(lock, WAIT_LOCK);
+    map->feeder = PyThread_get_thread_ident();
     map->feeding = true;
     int fed = feed_chunk(map, wanted);
     map->feeding = false;
+    if (lock != NULL)
+        PyThread_release_lock(lock);
+    if (map->ending)
+        tb_map_finish(map, false);
     return fed;
+}
+
+int tb_map_await_feeder(struct tb_map *map, int64_t deadline_ns)
+{
+    const PyThread_type_lock lock = map->feeding_lock;
+    if (lock == NULL || map->feeder == PyThread_get_thread_ident()) { /* the input reads the results */
+        PyErr_SetString(PyExc_ValueError, "map iterator already executing");
+        return -1;
+    }
+    for (;;) {
+        const int64_t left_ns = td_deadline_left(deadline_ns);
+        PY_TIMEOUT_T left_us = deadline_ns == TD_FOREVER ? -1 : left_ns / 1000 + (left_ns % 1000 != 0);
+        if (left_us > PY_TIMEOUT_MAX)
+            left_us = PY_TIMEOUT_MAX;
+        PyLockStatus slept;
+        Py_BEGIN_ALLOW_THREADS;
+        slept = PyThread_acquire_lock_timed(lock, left_us, 1);
+        if (slept == PY_LOCK_ACQUIRED)
+            PyThread_release_lock(lock);
+        Py_END_ALLOW_THREADS;
+        if (slept != PY_LOCK_INTR)
+            return slept == PY_LOCK_ACQUIRED;
+        if (PyErr_CheckSignals() < 0)
+            return -1;
+    }
 }
 
 int tb_map_feed_first(struct tb_map *map)

@@ -4,7 +4,8 @@
  * and on the way sends more input (feed.c): always when few chunks are in flight, and while it would have to wait.
  * Invariants  I1 flights holds a reference to every chunk that is not read; part is the one being read.
  *             I2 the parts of a chunk are read from its task along td_task_rest, which is fixed once that is final.
- *             I3 one thread reads, one feeds (flags, as generators have one): others get ValueError.
+ *             I3 one thread reads, one feeds (flags, as generators have one): others get ValueError. A reader with nothing to
+ *                read waits for another thread that feeds; what ends the map meanwhile takes effect when that comes back.
  * An iterator that was begun and is let go of cancels what has not run; one that was not begun lets it run.
  * Tests  tests/unit/test_map.py */
 #include "map.h"
@@ -32,12 +33,16 @@ static void cancel_chain(td_task *task)
         (void)td_task_cancel(task, false);
 }
 
-/* Lets go of everything; cancel: what has not run never will. Idempotent. */
-static void map_finish(struct tb_map *map, bool cancel)
+void tb_map_finish(struct tb_map *map, bool cancel)
 {
     if (map->executor == NULL)
         return;
     tb_map_end_input(map);
+    map->cancels |= cancel;
+    map->ending = map->feeding;
+    if (map->ending)
+        return;
+    cancel = map->cancels;
     if (cancel && map->part != NULL)
         cancel_chain(map->part);
     part_drop(map);
@@ -185,6 +190,15 @@ static int feed_while_waiting(struct tb_map *map, td_task *task)
     return fed < 0 ? -1 : fed > 0;
 }
 
+/* FOUND_PART: there may be one now. */
+static enum found await_feeder(struct tb_map *map, int64_t deadline_ns)
+{
+    const int sent = tb_map_await_feeder(map, deadline_ns);
+    if (sent == 0)
+        return raise_timeout();
+    return sent > 0 ? FOUND_PART : FOUND_NOTHING;
+}
+
 /* In the order of the input. */
 static enum found find_in_order(struct tb_map *map, int64_t deadline_ns)
 {
@@ -193,8 +207,13 @@ static enum found find_in_order(struct tb_map *map, int64_t deadline_ns)
             int fed = tb_map_feed(map);
             if (fed < 0)
                 return FOUND_NOTHING;
-            if (fed == 0 && map->flights.count == 0)
+            if (fed != 0 || map->flights.count != 0)
+                continue;
+            if (!map->feeding)
                 return FOUND_END;
+            const enum found sent = await_feeder(map, deadline_ns);
+            if (sent != FOUND_PART)
+                return sent;
         }
         struct tb_flight flight = tb_flights_take(&map->flights);
         if (flight.task == NULL)
@@ -250,6 +269,12 @@ static enum found find_completed(struct tb_map *map, int64_t deadline_ns)
             return FOUND_NOTHING;
         if (fed > 0)
             continue;
+        if (map->tasks_out == 0 && map->feeding) {
+            const enum found sent = await_feeder(map, deadline_ns);
+            if (sent != FOUND_PART)
+                return sent;
+            continue;
+        }
         if (map->tasks_out == 0)
             return map->flights.count == 0 ? FOUND_END : raise_flight(map, tb_flights_take(&map->flights));
         int ready = pop_group(map, deadline_ns);
@@ -279,7 +304,7 @@ static enum found next_part(struct tb_map *map, int64_t deadline_ns)
 static void end_with_error(struct tb_map *map)
 {
     PyObject *raised = tb_exception_take();
-    map_finish(map, true);
+    tb_map_finish(map, true);
     tb_exception_give(raised);
 }
 
@@ -293,7 +318,7 @@ static PyObject *read_item(struct tb_map *map, int64_t deadline_ns, bool patient
         if (found == FOUND_PART)
             continue;
         if (found == FOUND_END)
-            map_finish(map, false);
+            tb_map_finish(map, false);
         else if (found == FOUND_ERROR  ? !map->keep_going
                  : found == FOUND_LATE ? !patient
                                        : !tb_is_ordinary_error())
@@ -308,7 +333,7 @@ static PyObject *read_item(struct tb_map *map, int64_t deadline_ns, bool patient
 
 static PyObject *map_read(struct tb_map *map, int64_t deadline_ns, bool patient)
 {
-    if (map->executor == NULL)
+    if (map->executor == NULL || map->ending)
         return NULL;
     if (map->reading) {
         PyErr_SetString(PyExc_ValueError, "map iterator already executing");
@@ -375,7 +400,7 @@ static PyObject *map_close(PyObject *self, PyObject *Py_UNUSED(unused))
     Py_BEGIN_CRITICAL_SECTION(self);
     busy = map->reading || map->feeding;
     if (!busy)
-        map_finish(map, true);
+        tb_map_finish(map, true);
     Py_END_CRITICAL_SECTION();
     if (busy)
         return PyErr_Format(PyExc_ValueError, "map iterator already executing");
@@ -425,6 +450,8 @@ int tb_maps_pump(struct tb_executor *executor)
     int done = 0;
     while (done == 0 && (map = map_to_pump(executor)) != NULL) {
         Py_BEGIN_CRITICAL_SECTION(map);
+        if (map->feeding_lock == NULL)
+            map->feeding_lock = PyThread_allocate_lock(); /* without memory readers get ValueError */
         done = map->kept && Py_REFCNT((PyObject *)map) == 2 ? feed_unread(map) : tb_map_feed_all(map);
         if (done == 0)
             tb_map_end_input(map);
@@ -574,7 +601,7 @@ PyObject *tb_executor_map(PyObject *self, PyObject *args)
         return NULL;
     if (map_set_up(map, &request) < 0) {
         PyObject *raised = tb_exception_take();
-        map_finish(map, true);
+        tb_map_finish(map, true);
         Py_DECREF((PyObject *)map);
         tb_exception_give(raised);
         return NULL;
@@ -601,9 +628,12 @@ static int map_traverse(PyObject *self, visitproc visit, void *arg)
 static int map_clear(PyObject *self)
 {
     struct tb_map *map = (struct tb_map *)self;
-    map_finish(map, map->iterated);
+    tb_map_finish(map, map->iterated);
     Py_CLEAR(map->name);
     Py_CLEAR(map->handle);
+    if (map->feeding_lock != NULL)
+        PyThread_free_lock(map->feeding_lock);
+    map->feeding_lock = NULL;
     return 0;
 }
 

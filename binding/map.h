@@ -55,6 +55,9 @@ struct tb_map {
     bool prompt;          /* no input runs code of the user's, or waits */
     int64_t next_number, step;
     bool feeding;         /* a thread is at it */
+    bool ending, cancels; /* it is over once that thread comes back; what has not run is cancelled */
+    unsigned long feeder; /* that thread, and what it holds meanwhile: set once shutdown feeds */
+    PyThread_type_lock feeding_lock;
     uint32_t chunk_items; /* as asked for; 0: adapts */
     uint64_t window;      /* items in flight at most; 0: the default */
     uint64_t ahead_bytes; /* bytes in flight at most, where the window is the default */
@@ -83,6 +86,8 @@ int tb_map_init(PyObject *module, struct tb_state *state);
 
 /* Executor._map(fn, iterables, star, chunksize, buffersize, ordered, timeout, options, keep_going) */
 PyObject *tb_executor_map(PyObject *self, PyObject *args);
+/* Lets go of everything, at once or when the thread that feeds comes back; cancel: what has not run never will. Idempotent. */
+void tb_map_finish(struct tb_map *map, bool cancel);
 /* Shutdown: the rest of the input of all listed maps is sent, but for endless iterators that somebody reads. */
 int tb_maps_pump(struct tb_executor *executor);
 /* The executor goes: it lets go of its maps. */
@@ -100,6 +105,8 @@ int tb_map_feed(struct tb_map *map);
 int tb_map_feed_first(struct tb_map *map);
 /* Without bound. */
 int tb_map_feed_all(struct tb_map *map);
+/* Nothing is in flight while another thread feeds: waits until that has come back. 1; 0: the deadline passed; -1. */
+int tb_map_await_feeder(struct tb_map *map, int64_t deadline_ns);
 /* Enough in flight to keep the workers busy? */
 bool tb_map_is_hungry(const struct tb_map *map);
 /* A part came back: so long for so many items. */
