@@ -18,6 +18,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/option.h"
 #include "memory/owner.h"
 #include "os/memfd.h"
 
@@ -50,6 +51,9 @@ static td_status write_header(int fd, uint64_t size)
 
 static uint64_t usual_size(void)
 {
+    const uint64_t option = (uint64_t)td_option_int(TD_OPT_RANGE_BYTES);
+    if (option != 0)
+        return option < SIZE_LEAST ? SIZE_LEAST : option;
     long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
     uint64_t memory = pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page : 0;
     uint64_t size = memory * SIZE_PER_MEMORY;

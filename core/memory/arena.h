@@ -56,8 +56,8 @@ typedef struct td_arena_config {
 } td_arena_config;
 
 /* A new, empty arena without an owner yet. `size` is that of the range, at most 1 TiB; 0 is four times the
- * machine's memory, 64 GiB at least. It is halved until the system takes it; *actual goes with the descriptor
- * wherever that is sent. Each process that maps an arena has so much less of its 128 TiB of addresses: think of
+ * machine's memory, 64 GiB at least, or what TREADLE_RANGE_BYTES says. It is halved until the system takes it;
+ * *actual goes with the descriptor wherever that is sent. Each process that maps an arena has so much less of its 128 TiB of addresses: think of
  * that with hundreds of arenas. `name` shows in /proc/PID/maps.
  *   TD_ENOROOM  no range of a useful size is to be had (RLIMIT_FSIZE, RLIMIT_AS), or no memory for one page
  *   TD_ENOFD, TD_ENOMEM, TD_EOS (errno) */

@@ -187,6 +187,13 @@ TEST_UNUSED static uint64_t test_rounds(uint64_t usual)
     return rounds < 1 ? 1 : (uint64_t)rounds;
 }
 
+/* Does an emulator run this program (tools/run_tests.py)? What it does otherwise than a kernel can't be tested there. */
+TEST_UNUSED static bool test_is_emulated(void)
+{
+    const char *emulator = getenv("TREADLE_TEST_EMULATOR");
+    return emulator != NULL && emulator[0] != '\0';
+}
+
 /* The exit code of a child, or -signal; ends the test on a mistake of the test's own. */
 TEST_UNUSED static int test_wait_child(pid_t pid)
 {

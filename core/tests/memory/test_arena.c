@@ -392,6 +392,8 @@ TD_TEST(a_small_address_space_gets_a_smaller_arena)
     SKIP("the sanitizer needs the address space");
 #endif
 #endif
+    if (test_is_emulated())
+        SKIP("the emulator keeps no limit of addresses");
     struct rlimit limit = {GIB, GIB};
     REQUIRE(setrlimit(RLIMIT_AS, &limit) == 0);
     td_arena *arena = new_arena(NULL);

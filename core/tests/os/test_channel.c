@@ -121,6 +121,8 @@ TD_TEST(descriptors_beyond_the_limit_are_refused)
 
 TD_TEST(a_foreign_empty_message_is_refused_with_its_descriptors)
 {
+    if (test_is_emulated())
+        SKIP("the emulator doesn't pass an empty message on with its descriptors");
     int ends[2], got[4];
     char text[16];
     size_t bytes, fds = 4;

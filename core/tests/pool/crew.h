@@ -22,7 +22,6 @@
 #include <sched.h>
 #include <setjmp.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 
 #include "base/clock.h"
 #include "loop/drain.h"
@@ -505,10 +504,6 @@ static const char *crew_emulator(void)
 
 TEST_UNUSED static void crew_make_board(struct crew *crew)
 {
-    /* An emulator keeps books of every page that is mapped: small arenas, please. */
-    const struct rlimit small = {.rlim_cur = 256 << 20, .rlim_max = 256 << 20};
-    if (crew_emulator() != NULL)
-        setrlimit(RLIMIT_FSIZE, &small);
     crew->board_fd = memfd_create("board", MFD_CLOEXEC);
     REQUIRE(crew->board_fd >= 0);
     REQUIRE_EQ(ftruncate(crew->board_fd, sizeof *crew_board), 0);
