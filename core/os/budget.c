@@ -229,11 +229,16 @@ static bool read_meminfo(int fd, const char *key, uint64_t *bytes)
     return true;
 }
 
+void td_memory_budget_none(td_memory_budget *budget)
+{
+    *budget = (td_memory_budget){.limit = TD_MEMORY_UNLIMITED, .meminfo_fd = -1, .oom_fd = -1};
+}
+
 void td_memory_budget_init(td_memory_budget *budget, const char *root)
 {
     td_cgroup cgroup;
     char path[PATH_MAX];
-    *budget = (td_memory_budget){.limit = TD_MEMORY_UNLIMITED, .meminfo_fd = -1, .oom_fd = -1};
+    td_memory_budget_none(budget);
     int length = snprintf(path, sizeof path, "%s/proc/meminfo", root);
     if (length > 0 && (size_t)length < sizeof path)
         budget->meminfo_fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -256,7 +261,7 @@ void td_memory_budget_fini(td_memory_budget *budget)
         close(budget->meminfo_fd);
     if (budget->oom_fd >= 0)
         close(budget->oom_fd);
-    *budget = (td_memory_budget){.meminfo_fd = -1, .oom_fd = -1};
+    td_memory_budget_none(budget);
 }
 
 uint64_t td_memory_budget_bytes(const td_memory_budget *budget)

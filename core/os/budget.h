@@ -48,6 +48,8 @@ typedef struct td_memory_budget {
     char limit_file[256]; /* where that was read; "" when unlimited */
 } td_memory_budget;
 
+/* One that limits nothing and holds nothing, until init. */
+void td_memory_budget_none(td_memory_budget *budget);
 /* Never fails: what can't be opened doesn't limit. */
 void td_memory_budget_init(td_memory_budget *budget, const char *root);
 void td_memory_budget_fini(td_memory_budget *budget);

@@ -52,7 +52,8 @@ struct td_worker {
     int lifeline_fd;
     td_arena *args;    /* the parent's, attached */
     td_arena *results; /* our own */
-    td_memory_budget memory;
+    td_memory_budget memory; /* none until the first block is made */
+    bool budgeted;           /* it was made */
     uint64_t from[TD_LANES]; /* in each lane every position below it is claimed */
     bool searching;          /* `state` says SEARCHING, or did until it was parked and woken */
     int64_t move_at_ns;      /* not before, to another CPU */
@@ -106,7 +107,8 @@ static td_status attach_arenas(td_worker *worker, struct td_birth *birth)
     status = td_memfd_size(birth->arena_fd, &size);
     if (status != TD_OK)
         return status;
-    td_memory_budget_init(&worker->memory, "");
+    td_memory_budget_none(&worker->memory);
+    worker->memory.total = worker->map.head->memory_bytes;
     const td_arena_config config = {
         .warm_bytes = td_memory_share(&worker->memory, (uint64_t)TD_WARM_PARTS * worker->map.worker_count,
                                       (uint64_t)td_option_int(TD_OPT_WARM_BYTES)),
@@ -115,8 +117,6 @@ static td_status attach_arenas(td_worker *worker, struct td_birth *birth)
     status = td_arena_own(birth->arena_fd, size, &config, &worker->results);
     if (status == TD_OK)
         take(&birth->arena_fd);
-    else
-        td_memory_budget_fini(&worker->memory);
     return blame_sender(status);
 }
 
@@ -459,6 +459,10 @@ bool td_worker_interrupted(td_worker *worker)
 
 static td_status try_block(td_worker *worker, uint64_t bytes, struct td_block *out)
 {
+    if (!worker->budgeted) { /* most workers never need it, and it opens a dozen files */
+        td_memory_budget_init(&worker->memory, "");
+        worker->budgeted = true;
+    }
     worker->trimmed = false;
     const td_status status = td_arena_alloc(worker->results, bytes, out);
     return status == TD_EAGAIN ? TD_ENOROOM : status;

@@ -69,7 +69,8 @@ struct td_segment {
     uint32_t cpu_budget;
     int64_t spin_ns;
     uint64_t bytes;
-    uint8_t padding[24];
+    uint64_t memory_bytes; /* what the parent can count on; 0: not said */
+    uint8_t padding[16];
     /* by the parent */
     td_atomic_u64 tails[TD_LANES]; /* of each lane: positions below it were announced */
     td_atomic_u32 closing;         /* no task will follow: leave when nothing is queued */
