@@ -85,7 +85,8 @@ class Benchmark:
 # --- what several benchmarks have in common
 
 PACKAGES = {"treadle": "treadle", "loky": "loky", "joblib": "joblib", "dask": "distributed", "ray": "ray"}
-ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+# What workers import is compiled once, as it is where nobody switched that off.
+ENVIRONMENT = {"PYTHONDONTWRITEBYTECODE": "", "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 POOLS: dict[str, type[peers.Peer]] = {
     "treadle": peers.Treadle,

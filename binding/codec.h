@@ -21,12 +21,13 @@
 #define TB_SCALAR_KINDS 128u
 struct tb_codec {
     PyTypeObject *lease_type, *span_type, *watch_type, *birth_type;
-    PyObject *dump_call, *dump_result, *loads, *load_function; /* treadle._travel */
-    PyObject *dump_exception, *load_exception, *cannot_load;   /* treadle._remote */
-    PyObject *corrupt_data;                                    /* treadle._errors.CorruptData */
-    PyObject *numpy_dtype;                                     /* numpy.dtype */
-    PyObject *scalar_types[TB_SCALAR_KINDS];                   /* NumPy's, by the character of each */
-    PyObject *buffers_keyword;                                 /* ("buffers",) */
+    PyObject *dump_call, *dump_result, *loads;               /* treadle._travel */
+    PyObject *load_function;                                 /* treadle._named */
+    PyObject *dump_exception, *load_exception, *cannot_load; /* treadle._remote */
+    PyObject *corrupt_data;                                  /* treadle._errors.CorruptData */
+    PyObject *numpy_dtype;                                   /* numpy.dtype */
+    PyObject *scalar_types[TB_SCALAR_KINDS];                 /* NumPy's, by the character of each */
+    PyObject *buffers_keyword;                               /* ("buffers",) */
     uint64_t globals_epoch; /* a worker's: counts changes of globals that came with by-value functions */
 };
 

@@ -124,6 +124,29 @@ static PyObject *info_trace_dump(PyObject *Py_UNUSED(module), PyObject *arg)
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(clear_flag_doc,
+             "clear_flag(name, /)\n--\n\n"
+             "Makes sys.flags.<name> 0: this interpreter has caught up on what it was told to leave out.");
+
+static PyObject *info_clear_flag(PyObject *Py_UNUSED(module), PyObject *name)
+{
+    PyObject *flags = PySys_GetObject("flags"); /* borrowed */
+    PyObject *names =
+        flags != NULL ? PyObject_GetAttrString((PyObject *)Py_TYPE(flags), "__match_args__") : NULL;
+    Py_ssize_t place = names != NULL ? PySequence_Index(names, name) : -1;
+    Py_XDECREF(names);
+    if (place < 0)
+        return PyErr_Occurred() != NULL ? NULL : PyErr_Format(PyExc_KeyError, "no flag %R", name);
+    PyObject *zero = PyLong_FromLong(0);
+    if (zero == NULL)
+        return NULL;
+    PyObject *before =
+        PyStructSequence_GetItem(flags, place); /* ours from here on: the setter only overwrites */
+    PyStructSequence_SetItem(flags, place, zero);
+    Py_XDECREF(before);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef info_methods[] = {
     {"options", info_options, METH_NOARGS, options_doc},
     {"option", info_option, METH_O, option_doc},
@@ -133,6 +156,7 @@ static PyMethodDef info_methods[] = {
     {"now_ns", info_now, METH_NOARGS, now_doc},
     {"trace_on", info_trace_on, METH_NOARGS, trace_on_doc},
     {"trace_dump", info_trace_dump, METH_O, trace_dump_doc},
+    {"clear_flag", info_clear_flag, METH_O, clear_flag_doc},
     {0},
 };
 

@@ -89,101 +89,111 @@ static PyObject *none_or_raise(PyObject *self, struct tb_handle *handle, td_stat
     return status == TD_OK ? Py_NewRef(Py_None) : NULL;
 }
 
+/* A command line, or an environment, for the engine. */
+struct strings {
+    const char **items; /* NULL-terminated; NULL: there are none */
+    PyObject *owner;
+};
+
+static void strings_fini(struct strings *strings)
+{
+    PyMem_Free(strings->items);
+    Py_XDECREF(strings->owner);
+}
+
+/* From a sequence of str, in the file system's encoding; None has none. */
+static int strings_init(struct strings *strings, PyObject *sequence)
+{
+    *strings = (struct strings){0};
+    if (sequence == Py_None)
+        return 0;
+    PyObject *list = strings->owner = PySequence_List(sequence);
+    if (list == NULL)
+        return -1;
+    Py_ssize_t count = PyList_GET_SIZE(list);
+    strings->items = PyMem_New(const char *, (size_t)count + 1);
+    if (strings->items == NULL)
+        return PyErr_NoMemory(), -1;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *bytes = NULL;
+        if (!PyUnicode_FSConverter(PyList_GET_ITEM(list, i), &bytes) || PyList_SetItem(list, i, bytes) < 0)
+            return -1;
+        strings->items[i] = PyBytes_AS_STRING(bytes);
+    }
+    strings->items[count] = NULL;
+    return 0;
+}
+
+/* _create's: the engine's pool, which starts the zygote. */
+static struct tb_handle *handle_new(struct tb_state *state, struct td_pool_config *config, PyObject *argv,
+                                    PyObject *env)
+{
+    struct strings argv_strings = {0}, env_strings = {0};
+    struct tb_handle *handle = (struct tb_handle *)state->handle_type->tp_alloc(state->handle_type, 0);
+    if (handle != NULL && (strings_init(&argv_strings, argv) < 0 || strings_init(&env_strings, env) < 0))
+        Py_CLEAR(handle);
+    if (handle != NULL) {
+        td_status status;
+        config->argv = argv_strings.items;
+        config->envp = env_strings.items;
+        Py_BEGIN_ALLOW_THREADS;
+        status = td_pool_new(config, &handle->pool);
+        Py_END_ALLOW_THREADS;
+        if (status != TD_OK) {
+            (void)tb_raise_status(state, status, NULL);
+            Py_CLEAR(handle);
+        }
+    }
+    strings_fini(&argv_strings);
+    strings_fini(&env_strings);
+    return handle;
+}
+
+/* Gives the number of CPUs that this process may use. */
 PyObject *tb_pool_create(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"max_workers", "max_tasks",         "start", "break_on_death", "timeout",
-                               "retries",     "by_reference_main", NULL};
+    static char *keywords[] = {
+        "max_workers", "max_tasks", "start", "break_on_death", "timeout", "retries", "by_reference_main",
+        "argv",        "env",       NULL};
     struct tb_executor *executor = (struct tb_executor *)self;
-    struct tb_state *state = executor->state;
     unsigned workers, tasks = 0;
     int start = TD_START_SHARED, break_on_death = 0, by_reference = 0;
-    PyObject *timeout = Py_None, *retries = NULL;
+    PyObject *timeout = Py_None, *retries = NULL, *argv = Py_None, *env = Py_None;
     struct tb_options defaults;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "I|$IipOOp:_create", keywords, &workers, &tasks, &start,
-                                     &break_on_death, &timeout, &retries, &by_reference) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "I|$IipOOpOO:_create", keywords, &workers, &tasks, &start,
+                                     &break_on_death, &timeout, &retries, &by_reference, &argv, &env) ||
         tb_options_parse(timeout, retries, NULL, &defaults) < 0)
         return NULL;
     if (executor->handle != NULL || executor->ended) {
         PyErr_SetString(PyExc_RuntimeError, "this pool has begun already");
         return NULL;
     }
-    struct tb_handle *handle = (struct tb_handle *)state->handle_type->tp_alloc(state->handle_type, 0);
-    if (handle == NULL)
-        return NULL;
-    const struct td_pool_config config = {
+    struct td_pool_config config = {
         .max_workers = workers,
         .max_tasks_per_worker = tasks,
         .start = (enum td_start)start,
         .break_on_death = break_on_death != 0,
     };
-    td_status status = td_pool_new(&config, &handle->pool);
-    if (status != TD_OK) {
-        Py_DECREF((PyObject *)handle);
-        return tb_raise_status(state, status, NULL), NULL;
-    }
+    struct tb_handle *handle = handle_new(executor->state, &config, argv, env);
+    if (handle == NULL)
+        return NULL;
     executor->workers = workers;
     executor->defaults = defaults;
     executor->encode_flags = by_reference ? TB_MAIN_BY_REFERENCE : 0;
     executor->handle = handle;
-    Py_RETURN_NONE;
+    return PyLong_FromUnsignedLong(td_pool_cpus(handle->pool));
 }
 
-/* A sequence of str to a NULL-terminated array of the file system's bytes, which *keep owns. */
-static const char **string_array(PyObject *sequence, PyObject **keep)
+PyObject *tb_pool_start(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    PyObject *list = PySequence_List(sequence);
-    if (list == NULL)
-        return NULL;
-    Py_ssize_t count = PyList_GET_SIZE(list);
-    const char **strings = PyMem_New(const char *, (size_t)count + 1);
-    bool good = strings != NULL;
-    if (!good)
-        PyErr_NoMemory();
-    for (Py_ssize_t i = 0; good && i < count; i++) {
-        PyObject *bytes = NULL;
-        good = PyUnicode_FSConverter(PyList_GET_ITEM(list, i), &bytes) && PyList_SetItem(list, i, bytes) == 0;
-        if (good)
-            strings[i] = PyBytes_AS_STRING(bytes);
-    }
-    if (!good) {
-        PyMem_Free(strings);
-        Py_DECREF(list);
-        return NULL;
-    }
-    strings[count] = NULL;
-    *keep = list;
-    return strings;
-}
-
-/* _engine_start(argv, env): argv and "NAME=value" strings of what it starts. */
-PyObject *tb_pool_launch(PyObject *self, PyObject *args)
-{
-    PyObject *argv, *env, *keep_argv = NULL, *keep_env = NULL;
     struct tb_handle *handle = begun_handle(self);
     if (handle == NULL)
         return NULL;
-    const char **argv_strings = NULL, **env_strings = NULL;
-    if (PyArg_ParseTuple(args, "OO:_engine_start", &argv, &env))
-        argv_strings = string_array(argv, &keep_argv);
-    if (argv_strings != NULL)
-        env_strings = string_array(env, &keep_env);
-    td_status status = TD_OK;
-    if (env_strings != NULL) {
-        Py_BEGIN_ALLOW_THREADS;
-        status = td_pool_set_launch(handle->pool, argv_strings, env_strings);
-        if (status == TD_OK)
-            status = td_pool_start(handle->pool);
-        Py_END_ALLOW_THREADS;
-    }
-    bool called = env_strings != NULL;
-    PyMem_Free(argv_strings);
-    PyMem_Free(env_strings);
-    Py_XDECREF(keep_argv);
-    Py_XDECREF(keep_env);
-    if (called)
-        return none_or_raise(self, handle, status);
-    Py_DECREF((PyObject *)handle);
-    return NULL;
+    td_status status;
+    Py_BEGIN_ALLOW_THREADS;
+    status = td_pool_start(handle->pool);
+    Py_END_ALLOW_THREADS;
+    return none_or_raise(self, handle, status);
 }
 
 /* _engine_adopt(pid, channel): a zygote that the package forked. */
@@ -198,6 +208,27 @@ PyObject *tb_pool_adopt(PyObject *self, PyObject *args)
     if (status == TD_OK)
         status = td_pool_start(handle->pool);
     return none_or_raise(self, handle, status);
+}
+
+/* _engine_order(): the end of a channel from which the first worker, to be forked by the package, gets its birth. */
+PyObject *tb_pool_order(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    int child_end;
+    struct tb_handle *handle = begun_handle(self);
+    if (handle == NULL)
+        return NULL;
+    td_status status = td_pool_order_own(handle->pool, &child_end);
+    PyObject *none = none_or_raise(self, handle, status);
+    Py_XDECREF(none);
+    return none != NULL ? PyLong_FromLong(child_end) : NULL;
+}
+
+/* _engine_born(pid): it was forked. */
+PyObject *tb_pool_born(PyObject *self, PyObject *args)
+{
+    int pid;
+    struct tb_handle *handle = PyArg_ParseTuple(args, "i:_engine_born", &pid) ? begun_handle(self) : NULL;
+    return handle != NULL ? none_or_raise(self, handle, td_pool_own_born(handle->pool, pid)) : NULL;
 }
 
 PyObject *tb_pool_set_context(PyObject *self, PyObject *context)

@@ -70,7 +70,7 @@ static void flush_output(struct birth *self)
 /* Makes the callable from its bytes: (callable, refresh or None), into the slot. */
 static int load_function(struct birth *self, const struct td_assignment *task, struct function *slot)
 {
-    PyObject *load = tb_codec_import(&self->codec->load_function, "treadle._travel", "load_for_worker");
+    PyObject *load = tb_codec_import(&self->codec->load_function, "treadle._named", "load_for_worker");
     PyObject *bytes =
         load == NULL ? NULL : PyBytes_FromStringAndSize(task->fn_bytes.data, (Py_ssize_t)task->fn_bytes.bytes);
     PyObject *pair = bytes == NULL ? NULL : PyObject_CallOneArg(load, bytes);

@@ -96,9 +96,14 @@ struct td_pool_config {
     uint32_t break_on_death;    /* a death breaks the whole pool, as the stdlib's does */
     uint32_t max_barren_deaths; /* replacements in a row that finish no task before the pool breaks; 0: 10 */
     int64_t grace_ns;           /* between a cancel's exception and SIGKILL; 0: the option's value */
+    /* As td_pool_set_launch takes them; NULL: they come later. SHARED: the zygote is started first of all, and boots
+     * while the pool is made. */
+    const char *const *argv, *const *envp;
 };
 
 td_status td_pool_new(const struct td_pool_config *config, td_pool **out);
+/* The CPUs that this process may use, as they were counted when the pool was made. */
+uint32_t td_pool_cpus(const td_pool *pool);
 td_pool *td_pool_ref(td_pool *pool);
 /* The last one closes a pool that is still open and kills what runs; a closed one finishes its work first. Its memory
  * goes with its last process and its last task. */
@@ -107,6 +112,11 @@ void td_pool_unref(td_pool *pool);
 /* How zygotes (or single workers) are started: copied. argv gets one more argument, a decimal descriptor number
  * of its channel. TD_START_SHARED and TD_START_SINGLE. */
 td_status td_pool_set_launch(td_pool *pool, const char *const argv[], const char *const envp[]);
+/* TD_START_ADOPTED, before anything else of it runs: orders the first worker, which the caller forks itself, so that a
+ * first task need not wait for a second fork. The child calls td_birth_receive with this end of its channel; the parent
+ * closes it, and tells the child's pid. */
+td_status td_pool_order_own(td_pool *pool, int *child_end);
+td_status td_pool_own_born(td_pool *pool, int32_t pid);
 /* TD_START_ADOPTED: the parent's end of a channel to a zygote that the caller forked; see td_zygote_serve. */
 td_status td_pool_adopt_zygote(td_pool *pool, int32_t pid, int channel);
 /* Starts the native thread and, unless ADOPTED, the first zygote; idempotent. Submitting does it otherwise. */

@@ -43,6 +43,14 @@ static td_status make_bell_locked(void)
     return status;
 }
 
+td_status td_drain_make_bell(void)
+{
+    pthread_mutex_lock(&drain.sources_lock);
+    const td_status status = make_bell_locked();
+    pthread_mutex_unlock(&drain.sources_lock);
+    return status;
+}
+
 td_status td_drain_add_source(struct td_source *source)
 {
     pthread_mutex_lock(&drain.sources_lock);

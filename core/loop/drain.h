@@ -40,6 +40,7 @@ td_status td_drain_add_source(struct td_source *source);
 void td_drain_remove_source(struct td_source *source);
 
 /* The bell that workers of all pools ring; made with the first source, or for the first waiter. */
+td_status td_drain_make_bell(void);
 struct td_bell_map *td_drain_bell(void);
 
 typedef bool td_condition(void *context);

@@ -231,7 +231,8 @@ static bool read_meminfo(int fd, const char *key, uint64_t *bytes)
 
 void td_memory_budget_none(td_memory_budget *budget)
 {
-    *budget = (td_memory_budget){.limit = TD_MEMORY_UNLIMITED, .meminfo_fd = -1, .oom_fd = -1};
+    *budget = (td_memory_budget){
+        .total = TD_MEMORY_UNLIMITED, .limit = TD_MEMORY_UNLIMITED, .meminfo_fd = -1, .oom_fd = -1};
 }
 
 void td_memory_budget_init(td_memory_budget *budget, const char *root)

@@ -27,6 +27,34 @@
 #include "pool/zygote.h"
 
 #define CHANNEL_FD 3 /* the channel's number in a process that we start */
+#define OWN_WORKER 0 /* the seat of the worker that the caller forks */
+
+int td__reap(int32_t pid)
+{
+    int status = -1;
+    pid_t reaped;
+    while ((reaped = waitpid(pid, &status, 0)) < 0 && errno == EINTR)
+        continue;
+    return reaped == pid ? status : -1;
+}
+
+static void end_zygote(struct td_zygote *zygote)
+{
+    kill(zygote->pid, SIGKILL); /* not reaped yet, so the pid is its own */
+    td__reap(zygote->pid);
+    td__close_fd(&zygote->pidfd);
+    td__close_fd(&zygote->channel);
+}
+
+static void end_own_worker(td_pool *pool)
+{
+    const int32_t pid = pool->members[OWN_WORKER].pid;
+    if (pid > 0) {
+        kill(pid, SIGKILL);
+        td__reap(pid);
+    }
+    td__member_clear_locked(pool, OWN_WORKER);
+}
 
 td_status td__crew_init(td_pool *pool)
 {
@@ -38,6 +66,11 @@ td_status td__crew_init(td_pool *pool)
 
 void td__crew_fini(td_pool *pool)
 {
+    /* Of a pool that never started: */
+    if (pool->zygote.channel >= 0)
+        end_zygote(&pool->zygote);
+    if (pool->member_count > 0)
+        end_own_worker(pool);
     free(pool->members);
     free(pool->completed);
 }
@@ -122,37 +155,40 @@ static td_status spawn(td_pool *pool, int32_t *pid, int *pidfd, int *channel)
     return TD_OK;
 }
 
-int td__reap(int32_t pid)
+td_status td__crew_boot_zygote_locked(td_pool *pool)
 {
-    int status = -1;
-    pid_t reaped;
-    while ((reaped = waitpid(pid, &status, 0)) < 0 && errno == EINTR)
-        continue;
-    return reaped == pid ? status : -1;
+    if (pool->zygote.channel >= 0)
+        return TD_OK;
+    if (pool->config.start == TD_START_ADOPTED)
+        return TD_ECLOSED; /* only the caller could fork another one */
+    struct td_zygote started = {.pidfd = -1, .channel = -1, .kill_at_ns = TD_FOREVER};
+    const td_status status = spawn(pool, &started.pid, &started.pidfd, &started.channel);
+    if (status != TD_OK)
+        return status;
+    pool->zygote = started;
+    pool->stats.zygote_starts++;
+    return TD_OK;
 }
 
 td_status td__crew_start_zygote_locked(td_pool *pool)
 {
     struct td_zygote *zygote = &pool->zygote;
-    if (zygote->channel >= 0)
-        return TD_OK;
-    if (pool->config.start == TD_START_ADOPTED)
-        return TD_ECLOSED; /* only the caller could fork another one */
-    struct td_zygote started = {.pidfd = -1, .channel = -1, .kill_at_ns = TD_FOREVER};
-    td_status status = spawn(pool, &started.pid, &started.pidfd, &started.channel);
-    if (status != TD_OK)
+    td_status status = td__crew_boot_zygote_locked(pool);
+    if (status != TD_OK || zygote->watched)
         return status;
-    status = td_native_watch(started.channel);
-    if (status != TD_OK) {
-        kill(started.pid, SIGKILL);
-        td__reap(started.pid);
-        td__close_fd(&started.pidfd);
-        td__close_fd(&started.channel);
-        return status;
-    }
-    *zygote = started;
-    pool->stats.zygote_starts++;
-    return TD_OK;
+    status = td_native_watch(zygote->channel);
+    if (status == TD_OK)
+        zygote->watched = true;
+    else
+        end_zygote(zygote);
+    return status;
+}
+
+static void watch_own_worker_locked(td_pool *pool)
+{
+    struct td_member *member = &pool->members[OWN_WORKER];
+    if (member->state == TD_MEMBER_ALIVE && !member->watched)
+        member->watched = td_native_watch(td__watch_fd(member)) == TD_OK;
 }
 
 td_status td_pool_adopt_zygote(td_pool *pool, int32_t pid, int channel)
@@ -167,8 +203,9 @@ td_status td_pool_adopt_zygote(td_pool *pool, int32_t pid, int channel)
     if (status == TD_OK)
         status = td_native_watch(channel);
     if (status == TD_OK) {
-        pool->zygote =
-            (struct td_zygote){.pid = pid, .pidfd = -1, .channel = channel, .kill_at_ns = TD_FOREVER};
+        watch_own_worker_locked(pool);
+        pool->zygote = (struct td_zygote){
+            .pid = pid, .pidfd = -1, .channel = channel, .watched = true, .kill_at_ns = TD_FOREVER};
         td_pidfd_open(pid, &pool->zygote.pidfd);
         pool->stats.zygote_starts++;
         td_native_wake(); /* what it said before it was watched */
@@ -275,7 +312,24 @@ static td_status start_single_locked(td_pool *pool, uint32_t worker, const struc
     return TD_OK;
 }
 
-static td_status order_locked(td_pool *pool, uint32_t worker)
+/* A worker that the caller forks: its birth lies in its channel already when it looks there. */
+static td_status order_own_locked(td_pool *pool, uint32_t worker, const struct dowry *dowry, int *child_end)
+{
+    int ends[2];
+    td_status status = td_channel_new(ends);
+    if (status != TD_OK)
+        return status;
+    pool->members[worker].channel = ends[0];
+    status = send_order(pool, worker, ends[0], dowry);
+    if (status == TD_OK)
+        *child_end = ends[1];
+    else
+        close(ends[1]);
+    return status;
+}
+
+/* child_end: where a worker's end of its channel goes that the caller forks; NULL: another makes the process. */
+static td_status order_locked(td_pool *pool, uint32_t worker, int *child_end)
 {
     struct td_member *member = &pool->members[worker];
     struct dowry dowry;
@@ -292,7 +346,9 @@ static td_status order_locked(td_pool *pool, uint32_t worker)
     pool->member_count++;
     reset_seat(pool, worker);
     td_atomic_store_seq(&pool->map.states[worker], TD_SEAT_STARTING);
-    if (pool->config.start == TD_START_SINGLE)
+    if (child_end != NULL)
+        status = order_own_locked(pool, worker, &dowry, child_end);
+    else if (pool->config.start == TD_START_SINGLE)
         status = start_single_locked(pool, worker, &dowry);
     else
         status = send_order(pool, worker, pool->zygote.channel, &dowry);
@@ -320,10 +376,44 @@ td_status td__crew_order_locked(td_pool *pool)
     while (pool->members[worker].state != TD_MEMBER_EMPTY)
         worker++;
     if (status == TD_OK)
-        status = order_locked(pool, worker);
+        status = order_locked(pool, worker, NULL);
     if (status != TD_OK && status != TD_EAGAIN)
         pool->order_again_ns = td_deadline_after(TD__ORDER_AGAIN_NS);
     return status;
+}
+
+td_status td_pool_order_own(td_pool *pool, int *child_end)
+{
+    if (td__pool_forked(pool))
+        return TD_EFORKED;
+    td_status status = td_drain_make_bell();
+    if (status != TD_OK)
+        return status;
+    pthread_mutex_lock(&pool->lock);
+    if (pool->config.start != TD_START_ADOPTED || pool->member_count > 0 || pool->zygote.channel >= 0)
+        status = TD_EINVAL;
+    else
+        status = order_locked(pool, OWN_WORKER, child_end);
+    pthread_mutex_unlock(&pool->lock);
+    return status;
+}
+
+td_status td_pool_own_born(td_pool *pool, int32_t pid)
+{
+    if (td__pool_forked(pool))
+        return TD_EFORKED;
+    pthread_mutex_lock(&pool->lock);
+    struct td_member *member = &pool->members[OWN_WORKER];
+    const bool ordered = member->state == TD_MEMBER_ORDERED && member->channel >= 0;
+    if (ordered) {
+        member->state = TD_MEMBER_ALIVE;
+        member->pid = pid;
+        td_pidfd_open(pid, &member->pidfd);
+        member->born_ns = td_now_ns();
+        TD_TRACE(SPAWN, OWN_WORKER, pid);
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return ordered ? TD_OK : TD_EINVAL;
 }
 
 /* Is it there, or on its way, and stays? */

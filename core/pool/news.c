@@ -1,6 +1,6 @@
 /* pool/news.c: what becomes of the processes that the crew has ordered (crew.c), as the native thread hears of it.
  *
- * A worker's end is certain when its zygote has reaped it (EXITED), or, where there is no zygote to do so (a single worker,
+ * A worker's end is certain when its zygote has reaped it (EXITED), or, where there is no zygote to do so (a worker of its own,
  * or an *orphan*, whose zygote died), when its pidfd says so, or the lifeline where pidfds are refused.
  *
  * Crash  a zygote that dies takes nobody with it: its workers go on as orphans, whose exit codes nobody learns. One that was
@@ -40,7 +40,7 @@ static void lose_zygote_locked(td_pool *pool)
     td__close_fd(&zygote->pidfd);
     pool->failed_starts++;
     for (uint32_t worker = 0; worker < pool->config.max_workers; worker++)
-        if (pool->members[worker].state != TD_MEMBER_EMPTY)
+        if (pool->members[worker].state != TD_MEMBER_EMPTY && pool->members[worker].channel < 0)
             orphan_locked(pool, worker);
     if (pool->failed_starts >= FAILED_STARTS_MOST)
         td__pool_break_locked(
@@ -205,7 +205,7 @@ int64_t td__crew_keep_locked(td_pool *pool, int64_t now)
         if (member->state == TD_MEMBER_EMPTY)
             continue;
         hear_failure_locked(pool, worker);
-        if (member->orphan || pool->config.start == TD_START_SINGLE)
+        if (member->orphan || member->channel >= 0)
             look_after_locked(pool, worker);
     }
     td__crew_grow_locked(pool);

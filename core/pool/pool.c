@@ -10,6 +10,7 @@
  * Tests  tests/pool/test_pool.c */
 #include "pool/pool.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +21,7 @@
 #include "pool/zygote.h"
 
 #define BARREN_DEATHS_MOST 10u
+#define SLOTS_FIRST 64u
 #define SPIN_AUTO_NS (100 * TD_NS_PER_US)
 
 static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER; /* also held while a pool starts */
@@ -193,6 +195,7 @@ static td_status make_memory(td_pool *pool)
     if (status != TD_OK)
         return status;
     td_memory_budget_init(&pool->memory, "");
+    pool->map.head->memory_bytes = td_memory_budget_bytes(&pool->memory);
     pool->oom_kills = td_memory_oom_kills(&pool->memory);
     const td_arena_config config = {
         .cap_bytes = args_cap(&pool->memory),
@@ -207,6 +210,19 @@ static td_status make_memory(td_pool *pool)
     return status;
 }
 
+bool td__pool_make_slots_locked(td_pool *pool)
+{
+    const uint32_t first = pool->slots_made, left = pool->map.slot_count - first;
+    const uint32_t wanted = first == 0 ? SLOTS_FIRST : first; /* twice as many each time */
+    const uint32_t count = wanted < left ? wanted : left;
+    if (count == 0 || td_segment_commit_slots(&pool->map, first, count) != TD_OK)
+        return false;
+    for (uint32_t slot = first + count; slot > first; slot--)
+        pool->free_slots[pool->free_count++] = slot - 1;
+    pool->slots_made += count;
+    return true;
+}
+
 static td_status make_tables(td_pool *pool)
 {
     const uint32_t slots = pool->map.slot_count;
@@ -214,10 +230,7 @@ static td_status make_tables(td_pool *pool)
     pool->slot_tasks = calloc(slots, sizeof *pool->slot_tasks);
     if (pool->free_slots == NULL || pool->slot_tasks == NULL)
         return TD_ENOMEM;
-    for (uint32_t slot = 0; slot < slots; slot++)
-        pool->free_slots[slot] = slots - 1 - slot;
-    pool->free_count = slots;
-    return td__intern_init(&pool->intern);
+    return td__pool_make_slots_locked(pool) ? td__intern_init(&pool->intern) : TD_ENOROOM;
 }
 
 static void free_strings(char **strings)
@@ -225,6 +238,60 @@ static void free_strings(char **strings)
     for (char **string = strings; string != NULL && *string != NULL; string++)
         free(*string);
     free(strings);
+}
+
+static char **copy_strings(const char *const strings[])
+{
+    size_t count = 0;
+    while (strings != NULL && strings[count] != NULL)
+        count++;
+    char **copy = calloc(count + 2, sizeof *copy); /* room for one more argument */
+    for (size_t i = 0; copy != NULL && i < count; i++) {
+        copy[i] = strdup(strings[i]);
+        if (copy[i] == NULL) {
+            free_strings(copy);
+            return NULL;
+        }
+    }
+    return copy;
+}
+
+static td_status set_launch(td_pool *pool, const char *const argv[], const char *const envp[])
+{
+    char **new_argv = copy_strings(argv), **new_envp = envp != NULL ? copy_strings(envp) : NULL;
+    char *channel = strdup("3");
+    if (new_argv == NULL || (envp != NULL && new_envp == NULL) || channel == NULL) {
+        free_strings(new_argv);
+        free_strings(new_envp);
+        free(channel);
+        return TD_ENOMEM;
+    }
+    size_t count = 0;
+    while (new_argv[count] != NULL)
+        count++;
+    new_argv[count] = channel;
+    free_strings(pool->argv);
+    free_strings(pool->envp);
+    pool->argv = new_argv;
+    pool->envp = new_envp;
+    return TD_OK;
+}
+
+/* What takes longest to be there comes first. */
+static td_status make(td_pool *pool)
+{
+    const struct td_pool_config *config = &pool->config;
+    td_status status = td__crew_init(pool);
+    if (status == TD_OK && config->argv != NULL)
+        status = set_launch(pool, config->argv, config->envp);
+    pool->config.argv = pool->config.envp = NULL; /* the caller's */
+    if (status == TD_OK && pool->argv != NULL && config->start == TD_START_SHARED)
+        status = td__crew_boot_zygote_locked(pool);
+    if (status == TD_OK)
+        status = make_memory(pool);
+    if (status == TD_OK)
+        status = make_tables(pool);
+    return status;
 }
 
 static void destroy(td_pool *pool)
@@ -274,20 +341,24 @@ td_status td_pool_new(const struct td_pool_config *config, td_pool **out)
     td_list_init(&pool->overflow);
     td_list_init(&pool->registry_link);
     pool->split_at_ns = pool->shortest_timeout_ns = pool->timeouts_at_ns = TD_FOREVER;
-    td_status status = make_memory(pool);
+    pthread_mutex_lock(&registry_lock); /* no fork before what is started here is in the registry */
+    td_status status = make(pool);
     if (status == TD_OK)
-        status = make_tables(pool);
-    if (status == TD_OK)
-        status = td__crew_init(pool);
-    if (status != TD_OK) {
-        destroy(pool);
-        return status;
-    }
-    pthread_mutex_lock(&registry_lock);
-    td_list_push_back(&registry, &pool->registry_link);
+        td_list_push_back(&registry, &pool->registry_link);
     pthread_mutex_unlock(&registry_lock);
-    *out = pool;
-    return TD_OK;
+    if (status == TD_OK) {
+        *out = pool;
+    } else {
+        const int error = errno;
+        destroy(pool);
+        errno = error;
+    }
+    return status;
+}
+
+uint32_t td_pool_cpus(const td_pool *pool)
+{
+    return pool->map.head->cpu_budget;
 }
 
 static bool is_closed(td_pool *pool)
@@ -325,45 +396,14 @@ void td_pool_unref(td_pool *pool)
     td__pool_drop(pool);
 }
 
-static char **copy_strings(const char *const strings[])
-{
-    size_t count = 0;
-    while (strings != NULL && strings[count] != NULL)
-        count++;
-    char **copy = calloc(count + 2, sizeof *copy); /* room for one more argument */
-    for (size_t i = 0; copy != NULL && i < count; i++) {
-        copy[i] = strdup(strings[i]);
-        if (copy[i] == NULL) {
-            free_strings(copy);
-            return NULL;
-        }
-    }
-    return copy;
-}
-
 td_status td_pool_set_launch(td_pool *pool, const char *const argv[], const char *const envp[])
 {
     if (td__pool_forked(pool))
         return TD_EFORKED;
-    char **new_argv = copy_strings(argv), **new_envp = envp != NULL ? copy_strings(envp) : NULL;
-    char *channel = strdup("3");
-    if (new_argv == NULL || (envp != NULL && new_envp == NULL) || channel == NULL) {
-        free_strings(new_argv);
-        free_strings(new_envp);
-        free(channel);
-        return TD_ENOMEM;
-    }
-    size_t count = 0;
-    while (new_argv[count] != NULL)
-        count++;
-    new_argv[count] = channel;
     pthread_mutex_lock(&pool->lock);
-    free_strings(pool->argv);
-    free_strings(pool->envp);
-    pool->argv = new_argv;
-    pool->envp = new_envp;
+    const td_status status = set_launch(pool, argv, envp);
     pthread_mutex_unlock(&pool->lock);
-    return TD_OK;
+    return status;
 }
 
 void td__context_drop_locked(td_pool *pool, struct td_context *context)

@@ -149,7 +149,7 @@ struct td_member {
     int pidfd;    /* -1: not to be had */
     int lifeline; /* the parent's end */
     int stack_fd; /* where its faulthandler writes */
-    int channel;  /* its own (TD_START_SINGLE), else -1 */
+    int channel;  /* its own: no zygote made it, and we reap it; else -1 */
     bool orphan;  /* its zygote is gone, and with it the one who could tell its exit code */
     bool watched; /* its pidfd, or where there is none its lifeline, is with the native thread */
     int condemned; /* SIGKILL or SIGTERM that we sent ourselves, or will once there is a way to reach it; else 0 */
@@ -168,6 +168,7 @@ struct td_zygote {
     int32_t pid;
     int pidfd;
     int channel;        /* -1: there is none */
+    bool watched;       /* its channel is with the native thread */
     bool ready;         /* it said so */
     bool leaving;       /* it was told to */
     int64_t kill_at_ns; /* TD_FOREVER: it may take its time */
@@ -195,6 +196,7 @@ struct td_pool {
 
     uint32_t *free_slots; /* a stack: the warmest slot is on top */
     uint32_t free_count;
+    uint32_t slots_made; /* those below it have memory: a pool that has little to do never needs the others */
     td_task **slot_tasks;
     td_list overflow;
     uint64_t overflow_count;
@@ -254,6 +256,8 @@ void td__task_requeue_locked(td_task *task, enum td_lane lane);
 
 /* finish.c */
 void td__pool_drain_locked(td_pool *pool);
+/* Gives more slots their memory, when none is free; false when all have it, or there is none. */
+bool td__pool_make_slots_locked(td_pool *pool);
 void td__member_drain_locked(td_pool *pool, uint32_t worker);
 /* Takes what all workers reported, and nothing else: no refill, no split. */
 void td__member_drain_all_locked(td_pool *pool);
@@ -308,7 +312,9 @@ void td__member_clear_locked(td_pool *pool, uint32_t worker);
 void td__crew_signal_locked(td_pool *pool, uint32_t worker, int signal);
 /* Every process is to end: signals the workers, and kills after the grace time whatever is left then. */
 void td__crew_end_all_locked(td_pool *pool, int signal);
-/* Starts the zygote if there is none. */
+/* Starts the zygote if there is none, without watching it yet: the native thread need not run. */
+td_status td__crew_boot_zygote_locked(td_pool *pool);
+/* The same, and watches it. */
 td_status td__crew_start_zygote_locked(td_pool *pool);
 /* Nothing is left to do: everybody is to leave. */
 void td__crew_dismiss_locked(td_pool *pool);

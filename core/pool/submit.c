@@ -275,7 +275,7 @@ static void account_locked(td_pool *pool, const td_task *task)
 static void line_up_locked(td_task *task)
 {
     td_pool *pool = task->pool;
-    if (pool->free_count == 0)
+    if (pool->free_count == 0 && !td__pool_make_slots_locked(pool))
         td__pool_drain_locked(pool);
     if (td_list_empty(&pool->overflow) && place_locked(task) == TD_OK) {
         td_doorbell_wake_workers(&pool->map);

@@ -50,8 +50,8 @@ struct td_worker {
     td_atomic_u32 *state;
     uint32_t index;
     int lifeline_fd;
-    td_arena *args;    /* the parent's, attached */
-    td_arena *results; /* our own */
+    td_arena *args;          /* the parent's, attached */
+    td_arena *results;       /* our own */
     td_memory_budget memory; /* none until the first block is made */
     bool budgeted;           /* it was made */
     uint64_t from[TD_LANES]; /* in each lane every position below it is claimed */
@@ -108,7 +108,8 @@ static td_status attach_arenas(td_worker *worker, struct td_birth *birth)
     if (status != TD_OK)
         return status;
     td_memory_budget_none(&worker->memory);
-    worker->memory.total = worker->map.head->memory_bytes;
+    if (worker->map.head->memory_bytes != 0)
+        worker->memory.total = worker->map.head->memory_bytes;
     const td_arena_config config = {
         .warm_bytes = td_memory_share(&worker->memory, (uint64_t)TD_WARM_PARTS * worker->map.worker_count,
                                       (uint64_t)td_option_int(TD_OPT_WARM_BYTES)),

@@ -53,6 +53,17 @@ static bool is_size(uint32_t slots, uint32_t workers)
            workers <= TD_MAX_WORKERS;
 }
 
+static uint64_t offset_of(const struct td_segment_map *map, const void *part)
+{
+    return (uint64_t)((const uint8_t *)part - (const uint8_t *)map->head);
+}
+
+td_status td_segment_commit_slots(const struct td_segment_map *map, uint32_t first, uint32_t count)
+{
+    return td_memfd_commit(map->fd, offset_of(map, &map->slots[first]),
+                           (uint64_t)count * sizeof(struct td_slot));
+}
+
 td_status td_segment_new(struct td_segment_map *map, uint32_t slots, uint32_t workers, uint32_t cpu_budget,
                          int64_t spin_ns)
 {
@@ -64,17 +75,23 @@ td_status td_segment_new(struct td_segment_map *map, uint32_t slots, uint32_t wo
     td_status status = td_memfd_new("treadle-pool", bytes, &fd, &kind);
     if (status != TD_OK)
         return status;
-    /* The completion rings are committed but stay untouched, so they cost no page table, only room. */
     void *base;
-    status = td_memfd_commit(fd, 0, bytes);
-    if (status == TD_OK)
-        status = td_map_shared(fd, bytes, true, &base);
+    status = td_map_shared(fd, bytes, true, &base);
     if (status != TD_OK) {
         close(fd);
         return status;
     }
     lay_out(map, base, slots, workers);
     map->fd = fd;
+    /* The completion rings are committed but stay untouched, so they cost no page table, only room. */
+    const uint64_t slots_at = offset_of(map, map->slots), cells_at = offset_of(map, map->cells);
+    status = td_memfd_commit(fd, 0, slots_at);
+    if (status == TD_OK)
+        status = td_memfd_commit(fd, cells_at, bytes - cells_at);
+    if (status != TD_OK) {
+        td_segment_fini(map);
+        return status;
+    }
     struct td_segment *head = map->head;
     head->version = TD_SEGMENT_VERSION;
     head->slots = slots;

@@ -102,9 +102,11 @@ struct td_segment_map {
 };
 
 uint64_t td_segment_bytes(uint32_t slots, uint32_t workers);
-/* Makes, commits and maps a segment. `slots` must be a power of two. */
+/* Makes and maps a segment, all of it committed but the slots. `slots` must be a power of two. */
 td_status td_segment_new(struct td_segment_map *map, uint32_t slots, uint32_t workers, uint32_t cpu_budget,
                          int64_t spin_ns);
+/* Commits slots [first, first + count), before anybody uses them. TD_ENOROOM. */
+td_status td_segment_commit_slots(const struct td_segment_map *map, uint32_t first, uint32_t count);
 /* Maps one that another process made; takes the descriptor over on success. TD_EPROTO when its header is wrong. */
 td_status td_segment_attach(struct td_segment_map *map, int fd);
 void td_segment_fini(struct td_segment_map *map);

@@ -26,6 +26,7 @@ def capture(
     initializer: bytes | None,
     main: dict[str, str] | None,
     output: object,
+    imports: list[str] | None,
 ) -> bytes:
     """The bytes of a context: how the workers should find this process, and what they need besides."""
     context: dict[str, Any] = {
@@ -50,6 +51,8 @@ def capture(
         context["main"] = main
     if output is not None:
         context["output"] = output
+    if imports:
+        context["imports"] = imports
     return marshal.dumps(context)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -11,9 +12,11 @@ from types import EllipsisType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from . import _byvalue as _byvalue  # not to be waited for by the first submit
-from . import _context, _engine, _errors, _launch, _lifetime, _maps, _options, _trace, _travel
+from . import _context, _engine, _errors, _foresight, _launch, _lifetime, _maps, _options, _trace, _travel
 
 if TYPE_CHECKING:
+    from _socket import socket
+
     from . import _output
 
 T = TypeVar("T")
@@ -95,7 +98,8 @@ class ProcessPoolExecutor(_engine.Executor, _maps.Maps, Executor):
         self._forward_output = _options.check_forward_output(forward_output)
         self._forwarder: _output.Forwarder | None = None
         self._by_reference_main = False
-        self._capture: Callable[[], bytes] = bytes  # the context for workers that are born now
+        self._capture: Callable[..., bytes] = bytes  # the context for workers that are born now
+        self._imports: list[str] | None = None
         self._context = b""
         self._lock = threading.Lock()
         self._started = self._closed = self._forked = False
@@ -176,37 +180,72 @@ class ProcessPoolExecutor(_engine.Executor, _maps.Maps, Executor):
         self._by_reference_main = method != "zygote"
         name = f"{type(self).__name__}Worker"
         main = _context.main_module(name) if method in ("forkserver", "spawn") else None
-        threads = max(1, _options.cpu_budget() // self._max_workers)
-        shared, adopted, single = _engine.START_SHARED, _engine.START_ADOPTED, _engine.START_SINGLE
-        self._create(
+        self._preload_stamp = _launch.stamp(self._preload)
+        if method == "fork":
+            self._launch_forked()
+        else:
+            start = _engine.START_SINGLE if method == "spawn" else _engine.START_SHARED
+            cpus = self._create_pool(start, *_launch.command(method, self._preload))
+            self._engine_start()
+            self._set_capture(cpus, initializer, main)
+        if self._forwarder is not None:
+            self._forwarder.start()
+
+    def _launch_forked(self) -> None:
+        inherited = (self._initializer, self._initargs) if self._initializer else None
+        self._imports = []  # they have what this process has
+        cpus = self._create_pool(_engine.START_ADOPTED)
+        self._started = True  # as the children see it
+        try:
+            self._set_capture(cpus, None, None)
+            self._refresh()
+            channel = self._engine_order()
+            try:
+                self._engine_born(_launch.fork_worker(channel, inherited))
+            finally:
+                os.close(channel)
+            self._adopt(*_launch.fork_zygote(inherited))
+        except BaseException:
+            self._started = False
+            raise
+
+    def _adopt(self, pid: int, channel: socket) -> None:
+        try:
+            self._engine_adopt(pid, channel.fileno())
+            channel.detach()
+        except BaseException:
+            channel.close()
+            os.waitpid(pid, 0)  # it leaves at the end of its channel
+            raise
+
+    def _set_capture(self, cpus: int, initializer: bytes | None, main: dict[str, str] | None) -> None:
+        threads = max(1, (_context.cpu_share() or cpus) // self._max_workers)
+        output = self._start_forwarding()
+        self._capture = partial(_context.capture, threads=threads, initializer=initializer, main=main, output=output)
+
+    def _create_pool(self, start: int, argv: list[str] | None = None, env: list[str] | None = None) -> int:
+        return self._create(
             max_workers=self._max_workers,
             max_tasks=self._max_tasks,
-            start={"fork": adopted, "spawn": single}.get(method, shared),
+            start=start,
             break_on_death=self._break_on_death,
             timeout=self._timeout,
             retries=self._retries,
             by_reference_main=self._by_reference_main,
+            argv=argv,
+            env=env,
         )
-        output = self._start_forwarding()
-        self._preload_stamp = _launch.stamp(self._preload)
-        if method != "fork":
-            _launch.start_fresh(self, method, self._preload, threads)
-        # The zygote boots while the context is taken.
-        self._capture = partial(_context.capture, threads=threads, initializer=initializer, main=main, output=output)
-        self._refresh()
-        if method == "fork":
-            inherited = (self._initializer, self._initargs) if self._initializer else None
-            _launch.start_forked(self, inherited)
 
     def _refresh(self) -> None:
         """Workers born from now on find this process, and preloaded modules, as they are now; called where one is about
         to be.
         """
-        stamp = _launch.stamp(self._preload)
-        if stamp != self._preload_stamp:
-            self._restart_zygote()
-            self._preload_stamp = stamp
-        context = self._capture()
+        if self._preload:
+            stamp = _launch.stamp(self._preload)
+            if stamp != self._preload_stamp:
+                self._restart_zygote()
+                self._preload_stamp = stamp
+        context = self._capture(imports=self._imports)
         if context != self._context:
             self._set_context(context)
             self._context = context
@@ -223,6 +262,8 @@ class ProcessPoolExecutor(_engine.Executor, _maps.Maps, Executor):
         return forwarder.address()
 
     def _pack_function(self, fn: Callable[..., object]) -> tuple[bytes, Any]:
+        if self._imports is None:
+            self._imports = _foresight.imports_of(fn)
         return _travel.pack_function(fn, self._by_reference_main)
 
     # --- the end

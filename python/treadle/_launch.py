@@ -15,13 +15,16 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from . import _context, _engine, _travel, _zygote
+from . import _context, _engine, _site, _travel, _zygote
 
 METHODS = ("zygote", "fork", "forkserver", "spawn")
 BOOT = (
     "import os, sys; sys.path[:] = os.environ.pop('TREADLE_PATH').split(os.pathsep); "
     "from treadle._zygote import main; main()"
 )
+
+Inherited = tuple[Callable[..., object], tuple[Any, ...]]
+"""An initializer and its arguments, which a forked process has without pickling."""
 
 hinted = False
 
@@ -56,11 +59,13 @@ def interpreter() -> str | None:
     path = os.fsdecode(spawn.get_executable()) if spawn and spawn.get_executable() else sys.executable
     if not path or getattr(sys, "frozen", False):
         return None
-    for name in (path, os.path.realpath(path)):
-        base = os.path.basename(name).lower()
-        if "python" in base or "pypy" in base:
-            return path
-    return None
+    return path if is_python(path) or is_python(os.path.realpath(path)) else None
+
+
+def is_python(path: str) -> bool:
+    """Does this program's name say that it is a Python?"""
+    base = os.path.basename(path).lower()
+    return "python" in base or "pypy" in base
 
 
 def pack_initializer(
@@ -102,15 +107,25 @@ def hint(method: str | None) -> None:
         )
 
 
-def command(executable: str, mode: str, preload: Sequence[str]) -> list[str]:
-    """The command line of a zygote or a single worker; the engine adds its channel's descriptor."""
-    return [executable, *interpreter_flags(), "-c", BOOT, mode, *preload]
+def command(method: str, preload: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The command line and the environment of a zygote or a single worker; the engine adds its channel's descriptor.
 
-
-def environment(threads: int) -> list[str]:
-    """The environment of a zygote: ours, with the search path and the share of CPUs."""
-    own = {**os.environ, "TREADLE_PATH": os.pathsep.join(_context.search_path()), _context.THREADS: str(threads)}
-    return [f"{name}={value}" for name, value in own.items()]
+    Raises:
+        OSError: there is no interpreter to run.
+    """
+    executable = interpreter()
+    if executable is None:
+        raise OSError(
+            f"sys.executable is {sys.executable!r}, which is no Python that a fresh process could run: "
+            f"use start_method='fork' in place of {method!r}"
+        )
+    mode = "single" if method == "spawn" else "zygote"
+    flags = interpreter_flags()
+    own = {**os.environ, "TREADLE_PATH": os.pathsep.join(_context.search_path())}
+    if not sys.flags.no_site and _site.is_plain():
+        flags.append("-S")
+        own[_site.VARIABLE] = _site.describe()
+    return [executable, *flags, "-c", BOOT, mode, *preload], [f"{name}={value}" for name, value in own.items()]
 
 
 def interpreter_flags() -> list[str]:
@@ -151,22 +166,6 @@ def warning_options() -> list[str]:
     return texts
 
 
-def start_fresh(pool: _engine.Executor, method: str, preload: Sequence[str], threads: int) -> None:
-    """Starts a pool whose processes are fresh interpreters.
-
-    Raises:
-        OSError: the interpreter can't be run.
-    """
-    executable = interpreter()
-    if executable is None:
-        raise OSError(
-            f"sys.executable is {sys.executable!r}, which is no Python that a fresh process could run: "
-            f"use start_method='fork' in place of {method!r}"
-        )
-    mode = "single" if method == "spawn" else "zygote"
-    pool._engine_start(command(executable, mode, preload), environment(threads))
-
-
 def stamp(modules: Sequence[str]) -> list[tuple[str, int, int]]:
     """The files of modules, each with its time and size, found without importing anything."""
     found: list[tuple[str, int, int]] = []
@@ -189,11 +188,8 @@ def stamp(modules: Sequence[str]) -> list[tuple[str, int, int]]:
     return found
 
 
-def start_forked(pool: _engine.Executor, inherited: tuple[Callable[..., object], tuple[Any, ...]] | None) -> None:
-    """Forks the zygote from this process and hands it to the engine."""
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            stream.flush()  # or the child would write what is buffered a second time
+def fork_zygote(inherited: Inherited | None) -> tuple[int, _socket.socket]:
+    """Forks the zygote from this process: its pid, and our end of its channel."""
     try:
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     except OSError as error:
@@ -206,15 +202,30 @@ def start_forked(pool: _engine.Executor, inherited: tuple[Callable[..., object],
                 _zygote.serve(theirs.detach(), inherited)
             finally:
                 os._exit(1)
-        pool._engine_adopt(pid, ours.fileno())
-        ours.detach()
-    finally:
+        return pid, ours
+    except BaseException:
         ours.close()
+        raise
+    finally:
         theirs.close()
 
 
+def fork_worker(channel: int, inherited: Inherited | None) -> int:
+    """Forks the first worker from this process; it finds its birth in the channel."""
+    pid = fork()
+    if pid == 0:
+        try:
+            _zygote.work_alone(channel, inherited)
+        finally:
+            os._exit(1)
+    return pid
+
+
 def fork() -> int:
-    """os.fork(); a limit that refuses it is named."""
+    """os.fork(), after which nothing that is buffered is written twice; a limit that refuses it is named."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
     try:
         return os.fork()
     except OSError as error:

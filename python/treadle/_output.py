@@ -45,6 +45,9 @@ class Forwarder:
         self.parts: dict[int, bytes] = {}
         self.lock = threading.Lock()
         self.thread = threading.Thread(target=self._read, name="treadle-output", daemon=True)
+
+    def start(self) -> None:
+        """Reads from here on: no process may be forked from this one any more."""
         self.thread.start()
 
     def address(self) -> Address:

@@ -14,7 +14,7 @@ from _pickle import loads as loads
 from io import BytesIO
 from types import BuiltinFunctionType, FunctionType
 
-from . import _arrival
+from . import _arrival, _named
 from ._findable import unfindable_patterns
 
 TYPE_CHECKING = False  # as typing has it, whose import takes 5 ms
@@ -142,7 +142,7 @@ def pack_function(function: Callable[..., Any], main_by_reference: bool) -> tupl
     by_value = kind is FunctionType or kind is _byvalue.Cached
     named = by_value or kind is BuiltinFunctionType or isinstance(function, type)
     if named and _byvalue.is_by_name(function, main_by_reference):
-        return _dumps(function, 5), True
+        return _named.pack(function), True
     try:
         if not by_value:
             return dump_whole(function, main_by_reference), None
@@ -205,11 +205,13 @@ def load_call(data: bytes) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     return function, args
 
 
-load_function = loads
+def load_function(data: bytes) -> Callable[..., Any]:
+    """What pack_function packed."""
+    return _named.load_for_worker(data)[0]
 
 
-def load_for_worker(data: bytes) -> tuple[Callable[..., Any], Callable[[], None] | None]:
-    """The callable, and what gives its globals the values again that they came with, where some came along."""
+def load_by_value(data: bytes) -> _named.Loaded:
+    """For _named.load_for_worker."""
     with _arrival.Tape() as tape:
         function = loads(data)
     return function, tape.replay if tape.entries else None

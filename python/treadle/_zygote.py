@@ -1,8 +1,9 @@
 """The processes behind a pool: the zygote, which forks workers, and a worker from its birth to its end.
 
 A zygote is a small single-threaded Python that imports what the workers need once, and forks one whenever the parent
-asks for it: its orders and its answers go through the engine (core/pool). A worker takes on what it has of the parent
-(the context of _context.py), runs the initializer, and then stays in the engine's loop (binding/worker.c).
+asks for it: its orders and its answers go through the engine (core/pool). What workers have of the parent (the context
+of _context.py) the zygote takes on before it forks, once for all of them; a worker does the rest, runs the initializer,
+and then stays in the engine's loop (binding/worker.c).
 
 As little as possible is imported here: every import is paid for at a pool's start and by each process's memory.
 """
@@ -11,14 +12,15 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # not signal, whose enums take 2 ms
 import errno
+import faulthandler
 import gc
 import marshal
 import os
 import sys
-import warnings
+from _warnings import filters as _filters  # those in force; warnings.py is imported where it has something to do
 
-from . import _engine, _identity, _trace
-from . import _travel as _travel  # for all workers at once
+from . import _engine, _identity
+from . import _named as _named  # for all workers at once
 
 TYPE_CHECKING = False  # as typing has it, whose import takes 5 ms
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     Inherited = tuple[Callable[..., object], tuple[Any, ...]]
+    Taken = tuple[dict[str, Any], bool]  # a context, and whether the variables that limit threads are ours
     Filter = tuple[str, str | None, str, str | None, int]
 
 THREAD_VARIABLES = (
@@ -47,15 +50,18 @@ def main() -> NoReturn:
     """A fresh interpreter's start: `python -c ... MODE [PRELOAD...] CHANNEL`."""
     mode, *preload, channel = sys.argv[1:]
     new_main()
+    site = os.environ.pop("TREADLE_SITE", None)
+    if site is not None:
+        from . import _site
+
+        _site.catch_up(site)
     if mode == "single":
         birth = _engine.birth_receive(int(channel))
         if birth is None:
             os._exit(0)
-        work(birth, None)
-    own = set_thread_variables("1")  # BLAS starts its threads when it is imported, and a zygote has none
+        settle()
+        work(birth, take_over(birth.context, int(channel)), None)
     import_preload(int(channel), preload)
-    for name in own:
-        del os.environ[name]
     serve(int(channel), None, forked=False)
 
 
@@ -63,20 +69,42 @@ def serve(channel: int, inherited: Inherited | None, *, forked: bool = True) -> 
     """The zygote's life. `forked`: from the user's process, of which some habits have to go."""
     if forked:
         leave_user_behind()
-    _signal.signal(_signal.SIGINT, ignore)  # Ctrl-C is for the parent, which decides what becomes of us
-    _signal.siginterrupt(_signal.SIGINT, False)
-    gc.freeze()  # the collector's marks would unshare every page, and so would a collection first
+    settle()
+    context: bytes | None = None
+    taken: Taken = {}, False
     while True:
         birth = _engine.zygote_serve(channel)
         if birth is None:
             os._exit(0)
+        if context != birth.context:
+            context = birth.context
+            taken = take_over(context, channel)
+            gc.freeze()  # the collector's marks would unshare every page, and so would a collection first
         try:
             pid = os.fork()
         except OSError as error:
             pid = -(error.errno or 1)
         _engine.zygote_forked(channel, birth, pid)
         if pid == 0:
-            work(birth, inherited)
+            work(birth, taken, inherited)
+
+
+def work_alone(channel: int, inherited: Inherited | None) -> NoReturn:
+    """The life of a worker that was forked from the user's process, with no zygote in between."""
+    leave_user_behind()
+    settle()
+    gc.freeze()
+    birth = _engine.birth_receive(channel)
+    if birth is None:
+        os._exit(0)
+    work(birth, take_over(birth.context, channel), inherited)
+
+
+def settle() -> None:
+    """What a worker and a zygote have in common."""
+    _signal.signal(_signal.SIGINT, ignore)  # Ctrl-C is for the parent, which decides what becomes of us
+    _signal.siginterrupt(_signal.SIGINT, False)
+    sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115  (as multiprocessing's workers have it)
 
 
 def new_main() -> None:
@@ -87,15 +115,16 @@ def new_main() -> None:
 
 def import_preload(channel: int, names: list[str]) -> None:
     """Imports the modules that all workers share; a failure is the pool's failure."""
-    import importlib
-
+    own = set_thread_variables("1") if names else []  # BLAS starts its threads when it is imported, a zygote has none
     name = ""
     try:
         for name in names:
-            importlib.import_module(name)
+            __import__(name)
     except BaseException:
         _engine.zygote_fail(channel, f"preload: importing {name!r} failed\n{formatted()}")
         os._exit(1)
+    for name in own:
+        del os.environ[name]
     try:
         threads = len(os.listdir("/proc/self/task"))
     except OSError:  # /proc is hidden: those that Python made are all that can be counted
@@ -123,13 +152,13 @@ def leave_user_behind() -> None:
 # --- the worker
 
 
-def work(birth: _engine.Birth, inherited: Inherited | None) -> NoReturn:
+def work(birth: _engine.Birth, taken: Taken, inherited: Inherited | None) -> NoReturn:
     """A worker's life."""
     status = 1
     try:
         birth.attach()
         go_first()
-        if prepare(birth, inherited):
+        if prepare(birth, taken, inherited):
             birth.run()
             status = 0
     except SystemExit:
@@ -161,19 +190,21 @@ def go_first() -> None:
         os.close(file)
 
 
-def prepare(birth: _engine.Birth, inherited: Inherited | None) -> bool:
+def prepare(birth: _engine.Birth, taken: Taken, inherited: Inherited | None) -> bool:
     """Makes the process what the user expects of a worker; False when that failed, which the pool was told."""
+    context, limited = taken
     set_signals(birth)
-    sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115  (as multiprocessing's workers have it)
     if birth.stack_fd >= 0:
-        import faulthandler
-
         faulthandler.enable(birth.stack_fd)
     try:
-        context: dict[str, Any] = marshal.loads(birth.context) if birth.context else {}
-        apply(context, birth.index)
-        _trace.begin()
+        become(context, birth.index, limited)
+        if _engine.option("TRACE"):
+            from . import _trace
+
+            _trace.begin()
         if "initializer" in context:
+            from . import _travel
+
             function, arguments = _travel.load_call(context["initializer"])
             function(*arguments)
         if inherited is not None:
@@ -295,24 +326,47 @@ def let_children_go(birth: _engine.Birth) -> None:
 # --- the context
 
 
-def apply(context: dict[str, Any], index: int) -> None:
-    """Puts the worker where the user is."""
-    if "path" in context:
-        sys.path[:] = context["path"]
-    if "argv" in context:
-        sys.argv[:] = context["argv"]
-    if "environ" in context:
-        set_environment(context["environ"])
-    if "umask" in context:
-        os.umask(context["umask"])
-    if "cwd" in context:
-        try:  # noqa: SIM105
-            os.chdir(context["cwd"])
-        except OSError:
-            pass  # it is gone: stay
-    if "filters" in context:
-        set_filters(context["filters"])
-    limit_threads(context.get("threads", 1))
+def take_over(data: bytes, channel: int) -> Taken:
+    """Puts a process that will be a worker, or will fork workers, where the user is, as far as that is inherited."""
+    context: dict[str, Any] = marshal.loads(data) if data else {}
+    try:
+        if "path" in context:
+            sys.path[:] = context["path"]
+        if "argv" in context:
+            sys.argv[:] = context["argv"]
+        if "environ" in context:
+            set_environment(context["environ"])
+        if "umask" in context:
+            os.umask(context["umask"])
+        if "cwd" in context:
+            try:  # noqa: SIM105
+                os.chdir(context["cwd"])
+            except OSError:
+                pass  # it is gone: stay
+        if "filters" in context:
+            set_filters(context["filters"])
+        for name in context.get("imports", ()):
+            import_ahead(name)
+        return context, bool(set_thread_variables(str(context.get("threads", 1))))
+    except BaseException:
+        _engine.zygote_fail(channel, f"no worker could be put where this process is\n{formatted()}")
+        os._exit(1)
+
+
+def import_ahead(name: str) -> None:
+    """Imports, for all workers at once, a module that each of them would import."""
+    try:  # noqa: SIM105
+        __import__(name)
+    except BaseException:
+        pass  # a worker that needs it finds out, and tells whom it concerns
+
+
+def become(context: dict[str, Any], index: int, limited: bool) -> None:
+    """Makes a process that took over the context the worker of that number."""
+    if limited and any(name in sys.modules for name in NUMERIC):
+        import threadpoolctl  # type: ignore[import-untyped]
+
+        threadpoolctl.threadpool_limits(context.get("threads", 1))
     _identity.set_identity(context, index)
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
@@ -342,33 +396,13 @@ def set_thread_variables(count: str) -> list[str]:
     return own
 
 
-def limit_threads(share: int) -> None:
-    """Holds BLAS and OpenMP to the worker's share of the CPUs: those to come, and those that are loaded already."""
-    own = set_thread_variables(str(share))
-    if own and any(name in sys.modules for name in NUMERIC):
-        import threadpoolctl  # type: ignore[import-untyped]
-
-        threadpoolctl.threadpool_limits(share)
-
-
 def set_filters(wanted: list[Filter]) -> None:
-    """The parent's warning filters; a category that can't be found here is left out."""
-    if wanted == [described(item) for item in warnings.filters]:
-        return
-    warnings.resetwarnings()
-    for action, message, category, module, line in wanted:
-        home, _, qualname = category.partition(":")
-        try:
-            found: Any = __import__(home, fromlist=["*"])
-            for part in qualname.split("."):
-                found = getattr(found, part)
-            kind: Any = action
-            if message is None and module is None:
-                warnings.simplefilter(kind, found, line, append=True)
-            else:
-                add_filter(kind, message, found, module, line)
-        except (ImportError, AttributeError, TypeError):
-            continue
+    """The parent's warning filters, where they are not those that there are."""
+    loaded = sys.modules.get("warnings")
+    if wanted != [described(item) for item in (_filters if loaded is None else loaded.filters)]:
+        from ._filters import set_all
+
+        set_all(wanted)
 
 
 def described(item: Any) -> Filter:
@@ -376,8 +410,3 @@ def described(item: Any) -> Filter:
     action, message, category, module, line = item
     name = f"{category.__module__}:{category.__qualname__}"
     return action, getattr(message, "pattern", message), name, getattr(module, "pattern", module), line
-
-
-def add_filter(action: Any, message: str | None, category: type[Warning], module: str | None, line: int) -> None:
-    """warnings.filterwarnings, less its check that the patterns' flags are the usual ones."""
-    warnings.filterwarnings(action, message or "", category, module or "", line, append=True)

@@ -34,7 +34,7 @@ def module() -> Iterator[ByHand]:
 
 def play_worker(source: str, *payloads: bytes) -> Any:
     """Runs the source in a fresh interpreter, `payloads` at hand; gives back what it leaves in `result`, by JSON."""
-    program = "import json, sys\nfrom treadle import _travel, _byvalue\n"
+    program = "import json, sys\nfrom treadle import _byvalue, _named, _travel\n"
     program += f"payloads = {list(payloads)!r}\nload = _travel.load_function\n"
     program += textwrap.dedent(source) + "\nprint(json.dumps(result))\n"
     path = {**os.environ, "PYTHONPATH": ":".join(entry for entry in sys.path if entry)}

@@ -293,8 +293,8 @@ def test_a_version_that_is_used_again_has_its_own_globals(module: ByHand, in_wor
     first = pack(module.task)
     module.value = 2
     source = """
-        first, refresh = _travel.load_for_worker(payloads[0])
-        second, _ = _travel.load_for_worker(payloads[1])
+        first, refresh = _named.load_for_worker(payloads[0])
+        second, _ = _named.load_for_worker(payloads[1])
         result = [first()]
         refresh()
         result.append(first())

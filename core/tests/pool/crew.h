@@ -547,6 +547,33 @@ static void crew_adopt(struct crew *crew)
     REQUIRE_OK(td_pool_adopt_zygote(crew->pool, pid, ends[0]));
 }
 
+/* The first worker of an adopted pool, forked from here. */
+TEST_UNUSED static pid_t crew_fork_worker(struct crew *crew)
+{
+    int child_end;
+    REQUIRE_OK(td_pool_order_own(crew->pool, &child_end));
+    fflush(NULL);
+    const pid_t pid = fork();
+    REQUIRE(pid >= 0);
+    if (pid == 0)
+        crew_single(child_end);
+    close(child_end);
+    REQUIRE_OK(td_pool_own_born(crew->pool, pid));
+    return pid;
+}
+
+/* A pool whose first worker, and then its zygote, are forked from here. */
+TEST_UNUSED static pid_t crew_open_own(struct crew *crew, uint32_t max_workers)
+{
+    const struct td_pool_config config = {.max_workers = max_workers, .start = TD_START_ADOPTED};
+    crew_make_board(crew);
+    REQUIRE_OK(td_pool_new(&config, &crew->pool));
+    REQUIRE_OK(td_pool_intern(crew->pool, "crew", 4, &crew->fn));
+    const pid_t pid = crew_fork_worker(crew);
+    crew_adopt(crew);
+    return pid;
+}
+
 TEST_UNUSED static void crew_add_pool(struct crew *crew, const struct td_pool_config *config)
 {
     REQUIRE_OK(td_pool_new(config, &crew->pool));

@@ -488,6 +488,33 @@ TD_TEST(an_adopted_zygote_is_not_replaced)
         continue;
 }
 
+TD_TEST(the_worker_forked_by_the_caller_is_a_worker_like_any_other)
+{
+    struct crew crew;
+    const pid_t own = crew_open_own(&crew, 1);
+    CHECK_EQ(crew_value(crew_submit(&crew, &(struct op){.code = OP_ADD, .id = 1, .a = 1})), 1);
+    CHECK_EQ(td_atomic_load_seq(&crew_board->pids[1]), (uint32_t)own);
+    td_task *task = crew_submit(&crew, &(struct op){.code = OP_EXIT, .a = 3});
+    CHECK_EQ(death_of(task).exit_code, 3);
+    td_task_unref(task);
+    CHECK_EQ(crew_value(crew_submit(&crew, &(struct op){.code = OP_ADD, .a = 2})), 2); /* the zygote's */
+    crew_close(&crew);
+}
+
+TD_TEST(the_worker_forked_by_the_caller_ends_with_a_pool_that_never_started)
+{
+    struct crew crew;
+    crew_make_board(&crew);
+    REQUIRE_OK(td_pool_new(&(struct td_pool_config){.max_workers = 2, .start = TD_START_ADOPTED}, &crew.pool));
+    const pid_t own = crew_fork_worker(&crew);
+    int again;
+    CHECK_EQ(td_pool_order_own(crew.pool, &again), TD_EINVAL);
+    CHECK_EQ(td_pool_own_born(crew.pool, own), TD_EINVAL);
+    td_pool_unref(crew.pool);
+    CHECK_EQ(waitpid(own, NULL, 0), -1); /* it was reaped */
+    crew_settle(&crew);
+}
+
 TD_TEST(without_pidfds_deaths_are_found_all_the_same)
 {
     setenv("TREADLE_NO_PIDFD", "1", 1);
