@@ -61,7 +61,10 @@ def main() -> NoReturn:
             os._exit(0)
         settle()
         work(birth, take_over(birth.context, int(channel)), None)
-    import_preload(int(channel), preload)
+    if preload or site is None:  # where site ran, packages may have imported what they like
+        from . import _preload
+
+        _preload.import_all(int(channel), preload)
     serve(int(channel), None, forked=False)
 
 
@@ -111,32 +114,6 @@ def new_main() -> None:
     """An empty `__main__`, where the user's names find room."""
     kind = type(sys)
     sys.modules["__main__"] = kind("__main__")
-
-
-def import_preload(channel: int, names: list[str]) -> None:
-    """Imports the modules that all workers share; a failure is the pool's failure."""
-    own = set_thread_variables("1") if names else []  # BLAS starts its threads when it is imported, a zygote has none
-    name = ""
-    try:
-        for name in names:
-            __import__(name)
-    except BaseException:
-        _engine.zygote_fail(channel, f"preload: importing {name!r} failed\n{formatted()}")
-        os._exit(1)
-    for name in own:
-        del os.environ[name]
-    try:
-        threads = len(os.listdir("/proc/self/task"))
-    except OSError:  # /proc is hidden: those that Python made are all that can be counted
-        threading = sys.modules.get("threading")
-        threads = threading.active_count() if threading else 1
-    if threads > 1:
-        _engine.zygote_fail(
-            channel,
-            f"preload: importing {', '.join(names)} started {threads - 1} thread(s), and only a process without "
-            "threads can be forked; leave out the module that starts them",
-        )
-        os._exit(1)
 
 
 def leave_user_behind() -> None:

@@ -1,0 +1,36 @@
+"""What a zygote imports before it serves: the modules that the pool was told to preload."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from . import _engine, _zygote
+
+
+def import_all(channel: int, names: list[str]) -> None:
+    """Imports the modules that all workers share; a failure is the pool's failure."""
+    own = (
+        _zygote.set_thread_variables("1") if names else []
+    )  # BLAS starts its threads when it is imported, a zygote has none
+    name = ""
+    try:
+        for name in names:
+            __import__(name)
+    except BaseException:
+        _engine.zygote_fail(channel, f"preload: importing {name!r} failed\n{_zygote.formatted()}")
+        os._exit(1)
+    for name in own:
+        del os.environ[name]
+    try:
+        threads = len(os.listdir("/proc/self/task"))
+    except OSError:  # /proc is hidden: those that Python made are all that can be counted
+        threading = sys.modules.get("threading")
+        threads = threading.active_count() if threading else 1
+    if threads > 1:
+        _engine.zygote_fail(
+            channel,
+            f"preload: importing {', '.join(names)} started {threads - 1} thread(s), and only a process without "
+            "threads can be forked; leave out the module that starts them",
+        )
+        os._exit(1)
