@@ -263,7 +263,7 @@ class ProcessPoolExecutor(_engine.Executor, _maps.Maps, Executor):
 
     def _pack_function(self, fn: Callable[..., object]) -> tuple[bytes, Any]:
         if self._imports is None:
-            self._imports = _foresight.imports_of(fn)
+            self._imports = _foresight.imports_of(fn, self._by_reference_main)
         return _travel.pack_function(fn, self._by_reference_main)
 
     # --- the end

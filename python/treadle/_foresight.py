@@ -18,17 +18,24 @@ LIBRARY = os.path.dirname(os.__file__) + os.sep
 LOOKED_AT = 2000  # globals
 
 
-def imports_of(function: Any) -> list[str]:
+def imports_of(function: Any, main_by_reference: bool) -> list[str]:
     """The modules of the standard library from which a function's module, or a function by value, has something."""
+    try:
+        used = {home_of(value) for value in values_of(function, main_by_reference)}
+        return sorted(name for name in used if is_of_library(name))
+    except Exception:
+        return []  # no more than a hint: where looking fails, the workers see to themselves
+
+
+def values_of(function: Any, main_by_reference: bool) -> list[Any]:
+    """The globals that come along with a function."""
     named = getattr(function, "__module__", None)
     if not isinstance(named, str) or named not in sys.modules:
         return []
     space = vars(sys.modules[named])
-    if not isinstance(function, FunctionType) or _byvalue.is_by_name(function, False):
-        values = list(space.values())[:LOOKED_AT]
-    else:
-        values = [space[name] for name in _byvalue.global_names(function.__code__) if name in space]
-    return sorted(name for name in {home_of(value) for value in values} if is_of_library(name))
+    if not isinstance(function, FunctionType) or _byvalue.is_by_name(function, main_by_reference):
+        return list(space.values())[:LOOKED_AT]
+    return [space[name] for name in _byvalue.global_names(function.__code__) if name in space]
 
 
 def home_of(value: object) -> str:

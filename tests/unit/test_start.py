@@ -92,7 +92,7 @@ def test_a_name_that_is_gone_is_an_error() -> None:
 
 
 def test_the_library_s_modules_that_a_task_s_module_uses_are_known() -> None:
-    found = _foresight.imports_of(test_a_name_that_is_gone_is_an_error)
+    found = _foresight.imports_of(test_a_name_that_is_gone_is_an_error, False)
     assert {"builtins", "json", "os", "subprocess", "sys", "typing"} <= set(found)
     assert not [name for name in found if name.partition(".")[0] in ("treadle", "pytest", "_pytest", "__main__")]
 
@@ -103,7 +103,7 @@ def test_a_function_by_value_brings_its_own_globals_alone() -> None:
     sys.modules["by_hand"] = type(sys)("by_hand")
     try:
         vars(sys.modules["by_hand"]).update(space)
-        assert _foresight.imports_of(space["function"]) == ["json"]
+        assert _foresight.imports_of(space["function"], False) == ["json"]
     finally:
         del sys.modules["by_hand"]
 
