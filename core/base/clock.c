@@ -15,10 +15,12 @@ int64_t td_now_ns(void)
 
 int64_t td_deadline_after(int64_t timeout_ns)
 {
-    if (timeout_ns < 0)
-        return 0;
-    int64_t now = td_now_ns();
-    return timeout_ns > TD_FOREVER - now ? TD_FOREVER : now + timeout_ns;
+    return timeout_ns < 0 ? 0 : td_deadline_from(td_now_ns(), timeout_ns);
+}
+
+int64_t td_deadline_from(int64_t start_ns, int64_t timeout_ns)
+{
+    return start_ns > TD_FOREVER - timeout_ns ? TD_FOREVER : start_ns + timeout_ns;
 }
 
 int64_t td_deadline_left(int64_t deadline_ns)

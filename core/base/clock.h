@@ -20,6 +20,9 @@ int64_t td_now_ns(void);
  * timeout gives a deadline that has passed. */
 int64_t td_deadline_after(int64_t timeout_ns);
 
+/* The deadline `timeout_ns`, which is not negative, after the time `start_ns`. Saturates likewise. */
+int64_t td_deadline_from(int64_t start_ns, int64_t timeout_ns);
+
 /* Nanoseconds left: 0 when passed, TD_FOREVER for TD_FOREVER. */
 int64_t td_deadline_left(int64_t deadline_ns);
 

@@ -190,7 +190,7 @@ static int64_t keep_member_locked(td_pool *pool, uint32_t worker, int64_t now)
     const bool runs = task != NULL && runner_locked(task) == (int64_t)worker;
     if (runs && task->timeout_ns > 0 && task->doom == TD_DOOM_NONE) {
         const int64_t started_ns = (int64_t)td_atomic_load_relaxed(&pool->map.slots[task->slot].started_ns);
-        const int64_t expires_ns = started_ns == 0 ? now + task->timeout_ns : started_ns + task->timeout_ns;
+        const int64_t expires_ns = td_deadline_from(started_ns == 0 ? now : started_ns, task->timeout_ns);
         if (expires_ns <= now && td__task_doom_locked(task, TD_DOOM_TIMEOUT) == TD_OK)
             next = member->kill_at_ns;
         else if (expires_ns < next)
@@ -213,7 +213,7 @@ int64_t td__timeouts_keep_locked(td_pool *pool, int64_t now)
         pool->timeouts_at_ns = TD_FOREVER;
         return next;
     }
-    pool->timeouts_at_ns = now + pool->shortest_timeout_ns;
+    pool->timeouts_at_ns = td_deadline_from(now, pool->shortest_timeout_ns);
     if (next < pool->timeouts_at_ns)
         pool->timeouts_at_ns = next;
     return pool->timeouts_at_ns;

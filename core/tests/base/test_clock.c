@@ -22,6 +22,15 @@ TD_TEST(deadlines_saturate)
     CHECK_EQ(td_deadline_left_ms(TD_FOREVER - 1), INT32_MAX);
 }
 
+TD_TEST(a_deadline_after_any_time_saturates)
+{
+    CHECK_EQ(td_deadline_from(5, 7), 12);
+    CHECK_EQ(td_deadline_from(1, TD_FOREVER - 1), TD_FOREVER);
+    CHECK_EQ(td_deadline_from(2, TD_FOREVER - 1), TD_FOREVER);
+    CHECK_EQ(td_deadline_from(INT64_MAX, INT64_MAX), TD_FOREVER);
+    CHECK_EQ(td_deadline_from(INT64_MIN, INT64_MAX), -1);
+}
+
 TD_TEST(past_deadlines_have_nothing_left)
 {
     CHECK_EQ(td_deadline_after(-1), 0);

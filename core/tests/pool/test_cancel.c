@@ -109,6 +109,23 @@ TD_TEST(work_that_ignores_the_exception_is_killed_after_the_grace_time)
     crew_close(&crew);
 }
 
+TD_TEST(a_time_limit_beyond_all_time_is_none)
+{
+    struct crew crew;
+    const struct td_pool_config config = config_of(2, 60 * TD_NS_PER_S);
+    crew_open(&crew, &config);
+    td_task *patient = submit_limited(&crew, &(struct op){.code = OP_GATE, .a = 1}, TD_FOREVER - 1);
+    crew_await_gate(1, 1);
+    /* It is ended by who looks at all the clocks. */
+    td_task *hasty = submit_limited(&crew, &(struct op){.code = OP_GATE, .a = 2}, SHORT_NS);
+    CHECK_EQ(crew_wait(hasty), TD_TASK_TIMED_OUT);
+    td_task_unref(hasty);
+    crew_open_gate(1);
+    CHECK_EQ(crew_wait(patient), TD_TASK_RESULT);
+    td_task_unref(patient);
+    crew_close(&crew);
+}
+
 TD_TEST(a_forced_cancel_does_not_break_a_pool_that_breaks_on_deaths)
 {
     struct crew crew;
