@@ -160,8 +160,10 @@ void td__fail_all_locked(td_pool *pool)
         td_task *task = pool->slot_tasks[slot];
         if (task == NULL)
             continue;
-        pool->slot_tasks[slot] = NULL; /* the slot stays its worker's until that is gone */
+        pool->slot_tasks[slot] = NULL; /* the slot stays its worker's until that is gone; and so do the arguments */
         task->slot = TD_NO_SLOT;
+        if (task->args != NULL)
+            task->args->kept = true;
         td__task_finish_locked(task, TD_TASK_BROKEN);
     }
 }

@@ -282,6 +282,31 @@ TD_TEST(the_cap_on_argument_bytes_makes_submitters_wait)
     crew_close(&crew);
 }
 
+TD_TEST(arguments_of_what_still_runs_in_a_broken_pool_stay_whole)
+{
+    enum { BYTES = 64 << 10 };
+    struct crew crew;
+    struct td_block block;
+    crew_open(&crew, &(struct td_pool_config){.max_workers = 1});
+    struct td_call call = {.fn = crew.fn, .args_bytes = BYTES};
+    td_task *task;
+    REQUIRE_OK(td_pool_block_until(crew.pool, BYTES, TD_FOREVER, &call.block));
+    memset(call.block.data, 7, BYTES);
+    memcpy(call.block.data, &(struct op){.code = OP_DEAF, .a = 1}, sizeof(struct op));
+    REQUIRE_OK(td_pool_submit(crew.pool, &call, &task));
+    crew_await_gate(1, 1);
+    td_pool_break(crew.pool, "for a test");
+    CHECK_EQ(crew_wait(task), TD_TASK_BROKEN);
+    for (uint32_t i = 0; i < 20; i++) /* for submits that will be refused */
+        if (td_pool_block_until(crew.pool, BYTES, 0, &block) == TD_OK) {
+            CHECK_NE((uintptr_t)block.data, (uintptr_t)call.block.data);
+            td_pool_block_drop(crew.pool, &block);
+        }
+    td_task_unref(task);
+    crew_open_gate(1);
+    crew_close(&crew);
+}
+
 TD_TEST(only_arguments_that_nobody_reads_again_may_be_overwritten)
 {
     struct crew crew;
