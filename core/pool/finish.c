@@ -24,6 +24,7 @@ static void keep_args_locked(td_pool *pool, struct td_member *member, td_task *t
     struct td_args *args = task->args;
     if (args == NULL || args->users > 1)
         return;
+    args->kept = true;
     if (member->kept_count == member->kept_capacity) {
         uint32_t live = 0;
         void *data;
@@ -41,7 +42,6 @@ static void keep_args_locked(td_pool *pool, struct td_member *member, td_task *t
         }
     }
     member->kept[member->kept_count++] = args->ref;
-    args->kept = true;
 }
 
 td_status td__take_block_locked(td_task *task, struct td_member *member, uint64_t ref, uint64_t bytes)
