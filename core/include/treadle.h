@@ -276,7 +276,8 @@ bool td_task_observe(td_task *task);
 
 td_status td_group_new(td_group **out);
 void td_group_free(td_group *group);
-/* A task is in at most one group: TD_EINVAL otherwise. A final task is queued at once. The group holds a reference. */
+/* A task is in at most one group: TD_EINVAL otherwise. A final task is queued at once. The group holds a reference.
+ * TD_EFORKED, here and below: it is the parent's, and not final. */
 td_status td_group_add(td_group *group, td_task *task);
 /* The next completed task, whose reference passes to the caller. TD_EINVAL: the group is empty; TD_EAGAIN: another thread
  * was faster, call again. */

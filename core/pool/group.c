@@ -7,12 +7,14 @@
  *             I2 a task is filed once, after it became final; `filed` says so, so that who adds or observes it later
  *                queues it himself, or lets it be.
  * Ready       the lengths are atomic: a waiter's condition reads them without the lock.
+ * Fork        in a child nothing that is pending will ever complete: it is not waited for.
  * Tests       tests/pool/test_group.c */
 #include <stdlib.h>
 
 #include "pool/pool.h"
 
 struct td_group {
+    uint32_t forks_seen; /* by this process when it was made */
     td_list pending, completed;
     td_atomic_u64 completed_count, total;
 };
@@ -46,6 +48,7 @@ td_status td_group_new(td_group **out)
     td_group *group = calloc(1, sizeof *group);
     if (group == NULL)
         return TD_ENOMEM;
+    group->forks_seen = td__forks();
     td_list_init(&group->pending);
     td_list_init(&group->completed);
     *out = group;
@@ -72,7 +75,9 @@ td_status td_group_add(td_group *group, td_task *task)
 {
     td_status status = TD_EINVAL;
     pthread_mutex_lock(&completions);
-    if (task->group == NULL) {
+    if (!task->filed && td__pool_forked(task->pool)) {
+        status = TD_EFORKED;
+    } else if (task->group == NULL) {
         td_task_ref(task);
         task->group = group;
         td_atomic_fetch_add_seq(&group->total, 1);
@@ -96,6 +101,8 @@ static bool group_ready(void *context)
 
 td_status td_group_pop_until(td_group *group, int64_t deadline_ns, td_task **out)
 {
+    if (group->forks_seen != td__forks() && !group_ready(group))
+        return TD_EFORKED;
     const td_status status = td_drain_wait_until(group_ready, group, deadline_ns);
     if (status != TD_OK)
         return status;

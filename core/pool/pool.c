@@ -91,9 +91,14 @@ static void install_fork_handlers(void)
     pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
 }
 
+uint32_t td__forks(void)
+{
+    return td_atomic_load_relaxed(&forks);
+}
+
 bool td__pool_forked(const td_pool *pool)
 {
-    return pool->forks_seen != td_atomic_load_relaxed(&forks);
+    return pool->forks_seen != td__forks();
 }
 
 /* ---- The native thread's turn ------------------------------------------------------------------------------------ */
@@ -334,7 +339,7 @@ td_status td_pool_new(const struct td_pool_config *config, td_pool **out)
     td_atomic_init(&pool->refs, 1);
     td_atomic_init(&pool->users, 1);
     pthread_mutex_init(&pool->lock, NULL);
-    pool->forks_seen = td_atomic_load_relaxed(&forks);
+    pool->forks_seen = td__forks();
     pool->source =
         (struct td_source){.drain = source_drain, .waits = source_waits, .may_spin = source_may_spin};
     pool->keeper = (struct td_keeper){.keep = keep, .ended = ended};

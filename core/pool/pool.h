@@ -244,6 +244,8 @@ void td__pool_unlock(td_pool *pool);
 void td__context_drop_locked(td_pool *pool, struct td_context *context);
 /* Every pending task ends BROKEN, every worker gets the signal. */
 void td__pool_break_locked(td_pool *pool, const char *reason, int signal);
+/* How many forks lie between the first pool's process and this one. What was made at another number is another's. */
+uint32_t td__forks(void);
 bool td__pool_forked(const td_pool *pool);
 /* Without the lock. */
 td_status td__pool_start(td_pool *pool);

@@ -393,11 +393,23 @@ TD_TEST(a_live_pool_is_inert_in_a_forked_child_and_its_own_pool_works)
     crew_wait(done);
     td_task *gate = crew_submit(&crew, &(struct op){.code = OP_GATE, .a = 1});
     crew_await_gate(1, 1);
+    td_group *group, *late;
+    REQUIRE_OK(td_group_new(&group));
+    REQUIRE_OK(td_group_new(&late));
+    CHECK_OK(td_group_add(group, done));
+    CHECK_OK(td_group_add(group, gate));
     fflush(NULL);
     const pid_t child = fork();
     REQUIRE(child >= 0);
     if (child == 0) {
         td_task *task = NULL;
+        CHECK_OK(td_group_pop_until(group, TD_FOREVER, &task)); /* it was final before the fork */
+        CHECK(task == done);
+        td_task_unref(task);
+        CHECK_STATUS(td_group_pop_until(group, TD_FOREVER, &task), TD_EFORKED);
+        CHECK_STATUS(td_group_add(late, gate), TD_EFORKED);
+        td_group_free(group);
+        td_group_free(late);
         struct td_block block;
         struct td_pool_stats stats;
         uint32_t fn;
@@ -431,6 +443,8 @@ TD_TEST(a_live_pool_is_inert_in_a_forked_child_and_its_own_pool_works)
     CHECK_OK(td_task_result(done, &view));
     CHECK_EQ(*(const char *)view.data, 'x');
     td_task_unref(done);
+    td_group_free(group);
+    td_group_free(late);
     CHECK_EQ(crew_value(crew_submit(&crew, &(struct op){.code = OP_ADD, .a = 6})), 6);
     crew_close(&crew);
 }
