@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-# bytes(n) takes n bytes of memory there before anything is written, so that the limit ends these programs, not the pool.
+# There, bytes(n) takes n bytes before anything is written: the limit would end these programs, not the pool.
 pytestmark = pytest.mark.skipif(
     not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="free-threaded Python touches what it allocates"
 )
