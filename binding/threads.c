@@ -141,6 +141,14 @@ static struct call *pop_locked(struct tb_thread_queue *queue)
     return call;
 }
 
+/* A thread that push asked for could not be started. Its call waits for the next one, as with the stdlib. */
+static void thread_missing(struct tb_thread_queue *queue)
+{
+    pthread_mutex_lock(&queue->lock);
+    queue->threads--;
+    pthread_mutex_unlock(&queue->lock);
+}
+
 static struct call *pop(struct tb_thread_queue *queue)
 {
     pthread_mutex_lock(&queue->lock);
@@ -201,6 +209,8 @@ static PyObject *queue_submit(PyObject *self, PyObject *const *args, Py_ssize_t 
     PyObject *done = PyObject_CallNoArgs(need == REFUSED ? queue->refuse : queue->start);
     if (need == REFUSED)
         call_free(call);
+    else if (done == NULL)
+        thread_missing(queue);
     if (need == REFUSED || done == NULL)
         Py_CLEAR(future);
     Py_XDECREF(done);

@@ -48,7 +48,11 @@ class _Crew:
         name = f"{self.prefix}_{len(self.threads)}"
         thread = threading.Thread(name=name, target=self.serve)
         self.threads.add(thread)
-        thread.start()
+        try:
+            thread.start()
+        except BaseException:
+            self.threads.discard(thread)
+            raise
 
     def serve(self) -> None:
         if self.initializer is not None:

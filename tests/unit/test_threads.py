@@ -98,6 +98,18 @@ def test_a_failing_initializer_breaks_the_pool() -> None:
             pool.submit(int)
 
 
+def test_a_thread_that_cannot_be_started_is_started_for_a_later_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with treadle.ThreadPoolExecutor(1) as pool:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                pool.submit(abs, -1)
+        assert pool.submit(abs, -2).result() == 2
+
+
 def test_a_pool_that_is_let_go_of_ends_its_threads() -> None:
     pool = treadle.ThreadPoolExecutor(2)
     pool.submit(int).result()
