@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "compact.h"
+#include "heed.h"
 #include "module.h"
 
 #define FUNCTIONS 256u     /* slots of the table of callables, a power of two */
@@ -516,6 +517,15 @@ static PyObject *birth_leave(PyObject *object, PyObject *unused)
     Py_RETURN_NONE;
 }
 
+static PyObject *birth_heed(PyObject *object, PyObject *number)
+{
+    struct birth *self = (struct birth *)object;
+    const int signal_number = (int)PyLong_AsLong(number);
+    if ((signal_number == -1 && PyErr_Occurred()) || tb_heed(self->worker, signal_number) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
 static PyObject *birth_disown(PyObject *object, PyObject *unused)
 {
     (void)unused;
@@ -550,6 +560,8 @@ static PyMethodDef birth_methods[] = {
     {"interrupted", birth_interrupted, METH_NOARGS, PyDoc_STR("Is the running task to be interrupted? Once.")},
     {"disown", birth_disown, METH_NOARGS, PyDoc_STR("In a child of the worker: the pool is not its business.")},
     {"leave", birth_leave, METH_NOARGS, PyDoc_STR("Makes run return after the current task.")},
+    {"heed", birth_heed, METH_O,
+     PyDoc_STR("From now on that signal, too, makes run return, at whatever moment.")},
     {0},
 };
 

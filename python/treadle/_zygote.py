@@ -275,6 +275,7 @@ def set_signals(birth: _engine.Birth) -> None:
     _signal.signal(_signal.SIGINT, ignore)
     _signal.siginterrupt(_signal.SIGINT, False)
     _signal.signal(_signal.SIGTERM, terminate)
+    birth.heed(_signal.SIGTERM)
     _signal.signal(_signal.SIGURG, interrupt)
 
     let_children_go(birth)

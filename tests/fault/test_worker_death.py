@@ -166,6 +166,16 @@ def test_sigterm_lets_a_worker_finish_its_task(meeting: Callable[[], Any], until
         assert pool.submit(os.getpid).result() != pid
 
 
+def test_sigterm_is_heard_at_whatever_moment(until_gone: Callable[[int], None]) -> None:
+    with ProcessPoolExecutor(1) as pool:
+        for moment in range(40):
+            pid = pool.submit(os.getpid).result()
+            for _ in range(moment * 100):  # it ends its task, looks for another one, spins, and falls asleep
+                pass
+            os.kill(pid, signal.SIGTERM)
+            until_gone(pid)
+
+
 def test_kill_workers_ends_the_pool(meeting: Callable[[], Any]) -> None:
     where = meeting()
     pool = ProcessPoolExecutor(1)
