@@ -235,8 +235,7 @@ td_status td_doorbell_park_until(struct td_segment_map *map, uint32_t worker, co
 
 void td_doorbell_stay_awake(struct td_segment_map *map, uint32_t worker)
 {
-    uint32_t parked = TD_SEAT_PARKED;
-    td_atomic_cas_strong_seq(&map->states[worker], &parked, TD_SEAT_WOKEN);
+    wake(map, worker); /* with a system call: the handler may run in another thread than the one that sleeps */
 }
 
 void td_doorbell_stop_searching(struct td_segment_map *map, uint32_t worker, enum td_seat_state next)

@@ -186,6 +186,51 @@ TD_TEST(a_signal_ends_a_sleep_and_prevents_one)
     rig_fini(&rig);
 }
 
+struct sleeper {
+    struct rig *rig;
+    td_atomic_u32 tid;
+    td_status status;
+};
+
+static void *sleep_long(void *argument)
+{
+    struct sleeper *sleeper = argument;
+    const uint64_t seen[TD_LANES] = {4, td_lane_position(TD_LANE_AGAIN, 4)};
+    td_atomic_store_seq(&sleeper->tid, (uint32_t)gettid());
+    sleeper->status = td_doorbell_park_until(&sleeper->rig->map, 0, seen, td_deadline_after(LONG_NS));
+    return NULL;
+}
+
+/* As the kernel sees it: the letter behind the name in the thread's stat. */
+static bool is_asleep(uint32_t tid)
+{
+    char path[64], text[256] = "";
+    snprintf(path, sizeof path, "/proc/self/task/%u/stat", tid);
+    FILE *file = fopen(path, "re");
+    if (file == NULL)
+        return false;
+    const bool read = fgets(text, sizeof text, file) != NULL;
+    fclose(file);
+    const char *name_end = strrchr(text, ')');
+    return read && name_end != NULL && strncmp(name_end, ") S", 3) == 0;
+}
+
+TD_TEST(a_signal_that_another_thread_takes_ends_the_sleep_too)
+{
+    struct rig rig;
+    pthread_t thread;
+    rig_init(&rig, 4, 1);
+    handlers_rig = &rig;
+    struct sleeper sleeper = {.rig = &rig};
+    REQUIRE_EQ(pthread_create(&thread, NULL, sleep_long, &sleeper), 0);
+    while (state_of(&rig, 0) != TD_SEAT_PARKED || !is_asleep(td_atomic_load_seq(&sleeper.tid)))
+        sched_yield();
+    stay_awake(SIGUSR1);
+    pthread_join(thread, NULL);
+    CHECK_OK(sleeper.status);
+    rig_fini(&rig);
+}
+
 /* ---- The bell: units ---- */
 
 TD_TEST(a_bell_without_listeners_is_silent)
