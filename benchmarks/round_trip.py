@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -27,6 +28,15 @@ def measure(pool: Peer, settings: Figures) -> Figures:
     return {"p50": times[CALLS // 2] / 1e3, "p99": times[CALLS * 99 // 100] / 1e3}
 
 
+def measure_apart(pool: Peer, settings: Figures) -> Figures:
+    """The caller on one CPU and the workers on the others, as the ping-pong's processes are."""
+    first, *others = sorted(os.sched_getaffinity(0))
+    for worker in pool.pool.stats()["workers"]:
+        os.sched_setaffinity(worker["pid"], others or [first])
+    os.sched_setaffinity(0, [first])
+    return measure(pool, settings)
+
+
 def ping_pong(settings: Figures) -> Figures:
     """Two processes that wake each other, in C: benchmarks/c/futex_ping_pong.c."""
     output = subprocess.run([ping_pong_program(), str(PING_PONGS)], check=True, capture_output=True, text=True).stdout
@@ -47,7 +57,8 @@ def against_stdlib(figure: str, done: Round) -> float:
 
 def subjects() -> list[Subject]:
     pools = harness.pool_subjects(measure, more={"stdlib threads": StdlibThreads})
-    asleep = harness.renamed(pools[0], "treadle, TREADLE_SPIN=0", TREADLE_SPIN="0")
+    (apart,) = harness.pool_subjects(measure_apart, ["treadle"])
+    asleep = harness.renamed(apart, "treadle, TREADLE_SPIN=0", TREADLE_SPIN="0")
     return [pools[0], asleep, Subject("futex ping-pong", ping_pong), *pools[1:]]
 
 
@@ -55,7 +66,8 @@ BENCHMARK = harness.Benchmark(
     question="How long does one call take, there and back?",
     method=f"{CALLS:,} calls of a function that does nothing, each waited for before the next. Beside them, two "
     "processes that do nothing but wake each other through a futex, which is what remains when nobody spins "
-    "(TREADLE_SPIN=0).",
+    "(TREADLE_SPIN=0). For these two, caller and worker are kept on different CPUs: in some runs the scheduler would "
+    "put them on one, where a turn costs a tenth.",
     subjects=subjects(),
     columns={"p50": "median, us", "p99": "99th percentile, us"},
     claims=[
