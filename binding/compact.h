@@ -1,5 +1,5 @@
-/* compact.h: Python objects <-> compact values (frame.h). The quick cases stand here, to be inlined where a chunk's items are
- * written and read: None, numbers. */
+/* compact.h: Python objects <-> compact values (frame.h). The quick cases stand here, to be inlined where a chunk's
+ * items are written and read: None, numbers. */
 #ifndef TB_COMPACT_H
 #define TB_COMPACT_H
 

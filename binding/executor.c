@@ -174,7 +174,7 @@ static inline struct tb_function *functions_get(struct tb_executor *executor, co
     return function;
 }
 
-/* ---- Making a function known -------------------------------------------------------------------------------------- */
+/* ---- Making a function known ------------------------------------------------------------------------------------- */
 
 static struct tb_function *function_new(struct tb_executor *executor, PyObject *callable)
 {
@@ -259,7 +259,7 @@ PyObject *tb_executor_name(struct tb_executor *executor, uint32_t number)
     return name;
 }
 
-/* ---- The pool behind it -------------------------------------------------------------------------------------------- */
+/* ---- The pool behind it ------------------------------------------------------------------------------------------ */
 
 struct tb_handle *tb_executor_handle(struct tb_executor *executor)
 {
@@ -309,7 +309,7 @@ static int raise_ended(const struct tb_executor *executor)
     return -1;
 }
 
-/* ---- Submit -------------------------------------------------------------------------------------------------------- */
+/* ---- Submit ------------------------------------------------------------------------------------------------------ */
 
 int tb_executor_prepare(struct tb_executor *executor)
 {
@@ -509,7 +509,7 @@ static PyObject *executor_submit_with(PyObject *self, PyObject *args)
     return submit_call((struct tb_executor *)self, callable, &arguments, &options);
 }
 
-/* ---- The type ------------------------------------------------------------------------------------------------------- */
+/* ---- The type ---------------------------------------------------------------------------------------------------- */
 
 static PyObject *executor_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
 {

@@ -7,10 +7,10 @@
  * does too.
  * Where the input tells its length, chunks shrink towards the end to what is left per worker, halved, so that the
  * workers finish together (what still goes wrong the engine splits).
- * Bounds. Unless asked otherwise no more than ITEMS_OUT items and td_pool_ahead_bytes bytes are in flight, so an endless
- * input works. Those are the bytes sent, and those that will come back: as many for each item as those that are back have,
- * a sample of them that are not read yet included (while the first one is late, the others may fill the memory).
- * A slow input ends a chunk early: results that are ready do not wait for it.
+ * Bounds. Unless asked otherwise no more than ITEMS_OUT items and td_pool_ahead_bytes bytes are in flight, so an
+ * endless input works. Those are the bytes sent, and those that will come back: as many for each item as those that are
+ * back have, a sample of them that are not read yet included (while the first one is late, the others may fill the
+ * memory). A slow input ends a chunk early: results that are ready do not wait for it.
  * Tests  tests/unit/test_map.py */
 #include "base/clock.h"
 #include "frame.h"
@@ -72,7 +72,7 @@ struct tb_flight *tb_flights_find(const struct tb_flights *flights, uint64_t fir
     return NULL;
 }
 
-/* ---- The executor's list ------------------------------------------------------------------------------------------ */
+/* ---- The executor's list ----------------------------------------------------------------------------------------- */
 
 void tb_map_list(struct tb_map *map)
 {
@@ -114,7 +114,7 @@ void tb_map_unkeep(struct tb_map *map)
     }
 }
 
-/* ---- Sizes ---------------------------------------------------------------------------------------------------------- */
+/* ---- Sizes ------------------------------------------------------------------------------------------------------- */
 
 /* `part` is back: so many bytes for each item. */
 static void measure_bytes(struct tb_map *map, const td_task *part)
@@ -243,7 +243,7 @@ void tb_map_look_at_inputs(struct tb_map *map, PyObject *iterables)
                   !__builtin_add_overflow(map->next_number, distance, &last);
 }
 
-/* ---- Gathering ------------------------------------------------------------------------------------------------------- */
+/* ---- Gathering --------------------------------------------------------------------------------------------------- */
 
 #define ARGUMENTS_INLINE 8
 
@@ -362,7 +362,7 @@ static enum gathered gather(struct tb_map *map, uint32_t wanted)
     return gathered;
 }
 
-/* ---- Sending ---------------------------------------------------------------------------------------------------------- */
+/* ---- Sending ----------------------------------------------------------------------------------------------------- */
 
 /* The exception that is set takes a place in the line, when it is an ordinary one. */
 static int push_error(struct tb_map *map, bool is_end)

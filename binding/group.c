@@ -10,7 +10,7 @@
 #include "base/clock.h"
 #include "future.h"
 
-/* ---- What both begin with ------------------------------------------------------------------------------------------ */
+/* ---- What both begin with ---------------------------------------------------------------------------------------- */
 
 /* The futures as the keys of a dict: each once, in the order given. */
 static PyObject *unique(PyObject *futures)
@@ -93,7 +93,7 @@ static int pop_future(struct tb_state *state, td_group *group, int64_t deadline_
     return popped;
 }
 
-/* ---- wait() ---------------------------------------------------------------------------------------------------------- */
+/* ---- wait() ------------------------------------------------------------------------------------------------------ */
 
 enum until { UNTIL_ALL, UNTIL_FIRST, UNTIL_ERROR };
 
@@ -209,7 +209,7 @@ static PyObject *group_wait(PyObject *module, PyObject *args, PyObject *kwargs)
     return pair;
 }
 
-/* ---- as_completed() -------------------------------------------------------------------------------------------------- */
+/* ---- as_completed() ---------------------------------------------------------------------------------------------- */
 
 struct completed {
     PyObject_HEAD struct tb_state *state;
@@ -372,7 +372,7 @@ static PyObject *group_as_completed(PyObject *module, PyObject *args, PyObject *
     return result;
 }
 
-/* ---- The module's part ------------------------------------------------------------------------------------------------ */
+/* ---- The module's part ------------------------------------------------------------------------------------------- */
 
 static PyMethodDef completed_methods[] = {
     {"close", completed_close, METH_NOARGS, PyDoc_STR("close($self)\n--\n\nEnds it.")},

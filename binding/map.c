@@ -4,8 +4,9 @@
  * and on the way sends more input (feed.c): always when few chunks are in flight, and while it would have to wait.
  * Invariants  I1 flights holds a reference to every chunk that is not read; part is the one being read.
  *             I2 the parts of a chunk are read from its task along td_task_rest, which is fixed once that is final.
- *             I3 one thread reads, one feeds (flags, as generators have one): others get ValueError. A reader with nothing to
- *                read waits for another thread that feeds; what ends the map meanwhile takes effect when that comes back.
+ *             I3 one thread reads, one feeds (flags, as generators have one): others get ValueError. A reader with
+ *                nothing to read waits for another thread that feeds; what ends the map meanwhile takes effect when
+ *                that comes back.
  * An iterator that was begun and is let go of cancels what has not run; one that was not begun lets it run.
  * Tests  tests/unit/test_map.py */
 #include "map.h"
@@ -13,7 +14,7 @@
 #include "base/clock.h"
 #include "compact.h"
 
-/* ---- The end ------------------------------------------------------------------------------------------------------ */
+/* ---- The end ----------------------------------------------------------------------------------------------------- */
 
 static void part_drop(struct tb_map *map)
 {
@@ -162,7 +163,7 @@ static void part_advance(struct tb_map *map)
         map->bytes_out -= map->part_bytes;
 }
 
-/* ---- Waiting for the next part ------------------------------------------------------------------------------------ */
+/* ---- Waiting for the next part ----------------------------------------------------------------------------------- */
 
 /* All but FOUND_PART and FOUND_END set an exception: an item's, the deadline's, or the wait's own. */
 enum found { FOUND_PART, FOUND_ERROR, FOUND_END, FOUND_LATE, FOUND_NOTHING };
@@ -284,7 +285,7 @@ static enum found find_completed(struct tb_map *map, int64_t deadline_ns)
     }
 }
 
-/* ---- next() ---------------------------------------------------------------------------------------------------------- */
+/* ---- next() ------------------------------------------------------------------------------------------------------ */
 
 /* Between parts: sees to it that the workers have work, then finds the next part and opens it. */
 static enum found next_part(struct tb_map *map, int64_t deadline_ns)
@@ -407,7 +408,7 @@ static PyObject *map_close(PyObject *self, PyObject *Py_UNUSED(unused))
     Py_RETURN_NONE;
 }
 
-/* ---- The executor's side ---------------------------------------------------------------------------------------------- */
+/* ---- The executor's side ----------------------------------------------------------------------------------------- */
 
 /* Nobody will read it: its results are dropped as they come, so that what is in flight stays bounded. */
 static int feed_unread(struct tb_map *map)
@@ -478,7 +479,7 @@ int tb_maps_traverse(struct tb_executor *executor, visitproc visit, void *arg)
     return 0;
 }
 
-/* ---- Making one ------------------------------------------------------------------------------------------------------ */
+/* ---- Making one -------------------------------------------------------------------------------------------------- */
 
 static PyObject *iterators_of(PyObject *iterables)
 {
@@ -609,7 +610,7 @@ PyObject *tb_executor_map(PyObject *self, PyObject *args)
     return (PyObject *)map;
 }
 
-/* ---- The type ----------------------------------------------------------------------------------------------------------- */
+/* ---- The type ---------------------------------------------------------------------------------------------------- */
 
 static int map_traverse(PyObject *self, visitproc visit, void *arg)
 {

@@ -86,7 +86,8 @@ int tb_map_init(PyObject *module, struct tb_state *state);
 
 /* Executor._map(fn, iterables, star, chunksize, buffersize, ordered, timeout, options, keep_going) */
 PyObject *tb_executor_map(PyObject *self, PyObject *args);
-/* Lets go of everything, at once or when the thread that feeds comes back; cancel: what has not run never will. Idempotent. */
+/* Lets go of everything, at once or when the thread that feeds comes back; cancel: what has not run never will.
+ * Idempotent. */
 void tb_map_finish(struct tb_map *map, bool cancel);
 /* Shutdown: the rest of the input of all listed maps is sent, but for endless iterators that somebody reads. */
 int tb_maps_pump(struct tb_executor *executor);

@@ -73,7 +73,8 @@ int tb_raise_status(struct tb_state *state, td_status status, td_pool *pool);
 PyObject *tb_task_exception(struct tb_state *state, const td_task *task, td_pool *pool, PyObject *name,
                             int64_t timeout_ns);
 
-/* An exception made by a function of treadle._errors: a new reference or NULL. The format is Py_BuildValue's, of a tuple. */
+/* An exception made by a function of treadle._errors: a new reference or NULL. The format is Py_BuildValue's, of a
+ * tuple. */
 PyObject *tb_call_errors(struct tb_state *state, const char *function, const char *format, ...);
 
 /* ---- wait.c ----------------------------------------------------------------------------------------------- */

@@ -1,11 +1,11 @@
 /* threads.c: the queue under treadle.ThreadPoolExecutor: calls go in with their futures, threads run them.
  *
  * Threads are Python's (made by the package's start function, so that threading knows them); each is in serve() for its
- * life. A thread that finds the queue empty sleeps on the condition variable, without the GIL. It takes a call only once
- * it has the GIL again: calls begin in order, and whoever is awake empties the queue without a wake-up in between.
+ * life. A thread that finds the queue empty sleeps on the condition variable, without the GIL. It takes a call only
+ * once it has the GIL again: calls begin in order, and whoever is awake empties the queue without a wake-up in between.
  *
- * Invariants  I1 `lock` covers the list and the counters; it is held for a few instructions, never while the GIL is waited
- *                for and never across Python code. So it may be taken with the GIL held.
+ * Invariants  I1 `lock` covers the list and the counters; it is held for a few instructions, never while the GIL is
+ *                waited for and never across Python code. So it may be taken with the GIL held.
  *             I2 idle counts threads that found the list empty and have not looked again; a submit starts a thread only
  *                when there are more calls than those. A thread becomes idle before it gives the GIL up, so whoever
  *                waited for its last call finds it idle. Of them asleep are in the condition's wait, and called of

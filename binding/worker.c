@@ -4,8 +4,8 @@
  * arguments on the C stack, call, write the result into the slot or a block of the worker's arena, reply.
  * Invariants  W1 every assignment gets exactly one reply, whatever the task, its result or its exception does.
  *             W2 a chunk's results are published item by item: a death loses the running item only.
- *             W3 a block of arguments is kept (keep_args) exactly while views into it are alive; there are none into one
- *                that other tasks read.
+ *             W3 a block of arguments is kept (keep_args) exactly while views into it are alive; there are none into
+ *                one that other tasks read.
  * Crash       what was not published is lost with the worker; the parent sees the death.
  * Tests  tests/unit/test_worker.py */
 #include <time.h>

@@ -1,6 +1,6 @@
-/* base/assert.c: where failed assertions end. Prints, because the process is about to abort: the one place in the engine
- * that does. Uses a stack buffer and write(2), so it works in any state of the heap and in a signal handler's frame.
- * Built under NDEBUG too, for whoever mixes the two.
+/* base/assert.c: where failed assertions end. Prints, because the process is about to abort: the one place in the
+ * engine that does. Uses a stack buffer and write(2), so it works in any state of the heap and in a signal handler's
+ * frame. Built under NDEBUG too, for whoever mixes the two.
  * Tests  tests/base/test_assert.c */
 #include "base/assert.h"
 

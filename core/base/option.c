@@ -5,8 +5,8 @@
  *                reload may be from different environments.
  * Ordering    O: write values -> release loaded -> acquire loaded -> read values.
  *             T (option_T): write a text -> release its pointer -> acquire pointer -> read the text.
- * Lock        `reloading` covers the list and the writing of values; readers take no lock. It is not held across fork by
- *             the forking thread; a reload in another thread at that moment is excluded by the GIL.
+ * Lock        `reloading` covers the list and the writing of values; readers take no lock. It is not held across fork
+ *             by the forking thread; a reload in another thread at that moment is excluded by the GIL.
  * Tests       tests/base/test_option.c */
 #include "base/option.h"
 

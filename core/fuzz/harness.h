@@ -1,8 +1,8 @@
 /* fuzz/harness.h: what the libFuzzer targets share: an input read piece by piece, and a check that ends the run.
  *
  * A target is one file, core/fuzz/<room>/fuzz_<subject>.c, that decodes bytes which another process, or the machine,
- * could have written. It may refuse them; it may not read or write outside of what they are in, leak, or accept what its
- * interface says it refuses. */
+ * could have written. It may refuse them; it may not read or write outside of what they are in, leak, or accept what
+ * its interface says it refuses. */
 #ifndef TD_FUZZ_HARNESS_H
 #define TD_FUZZ_HARNESS_H
 

@@ -66,7 +66,8 @@ typedef struct td_task td_task;     /* one call on its way: from submit until it
 typedef struct td_group td_group;   /* a queue of tasks in the order of their completion */
 typedef struct td_worker td_worker; /* a worker's end of a pool */
 
-/* A block of an arena that its holder may fill or read, named by a ref that is good in every process; ref 0 is no block. */
+/* A block of an arena that its holder may fill or read, named by a ref that is good in every process; ref 0 is no
+ * block. */
 typedef struct td_block {
     uint64_t ref;
     void *data;        /* 64-byte aligned */
@@ -123,7 +124,8 @@ td_status td_pool_adopt_zygote(td_pool *pool, int32_t pid, int channel);
 td_status td_pool_start(td_pool *pool);
 /* What every worker started from now on receives at its start (opaque to the engine). Copied. */
 td_status td_pool_set_context(td_pool *pool, const void *bytes, uint64_t len);
-/* Ends the zygote (SHARED); the next worker is forked by a fresh one, those there go on. What it had imported changed. */
+/* Ends the zygote (SHARED); the next worker is forked by a fresh one, those there go on. What it had imported
+ * changed. */
 td_status td_pool_restart_zygote(td_pool *pool);
 /* Would the next submit order a worker? Then is the time to set a new context, if it changed. */
 bool td_pool_is_short_handed(td_pool *pool);
@@ -139,8 +141,8 @@ void td_pool_release_fn(td_pool *pool, uint32_t fn);
  * argument bytes is reached. TD_ENOROOM when they can never fit. A block not submitted is dropped. */
 td_status td_pool_block_until(td_pool *pool, uint64_t bytes, int64_t deadline_ns, struct td_block *out);
 void td_pool_block_drop(td_pool *pool, struct td_block *block);
-/* How many bytes of arguments and results a caller that reads ahead should have under way at most, so that other parts of
- * the program have room, too: TD_AHEAD_BYTES, or an eighth of the memory if that is less. */
+/* How many bytes of arguments and results a caller that reads ahead should have under way at most, so that other parts
+ * of the program have room, too: TD_AHEAD_BYTES, or an eighth of the memory if that is less. */
 #define TD_AHEAD_BYTES (UINT64_C(256) << 20)
 uint64_t td_pool_ahead_bytes(const td_pool *pool);
 
@@ -279,8 +281,8 @@ void td_group_free(td_group *group);
 /* A task is in at most one group: TD_EINVAL otherwise. A final task is queued at once. The group holds a reference.
  * TD_EFORKED, here and below: it is the parent's, and not final. */
 td_status td_group_add(td_group *group, td_task *task);
-/* The next completed task, whose reference passes to the caller. TD_EINVAL: the group is empty; TD_EAGAIN: another thread
- * was faster, call again. */
+/* The next completed task, whose reference passes to the caller. TD_EINVAL: the group is empty; TD_EAGAIN: another
+ * thread was faster, call again. */
 td_status td_group_pop_until(td_group *group, int64_t deadline_ns, td_task **out);
 
 /* The next observed completion (reference passes to the caller). TD_ECLOSED after td_observed_close, until reopened;
@@ -308,7 +310,8 @@ struct td_birth {
  *   TD_ECLOSED    the parent is gone or wants an end: leave
  * Any signal is handled inside but for Python's own (TD_EINTR). */
 td_status td_zygote_serve(int channel, struct td_birth *out);
-/* pid > 0 in the zygote (reports the child), or the negative errno of a failed fork; 0 in the child (closes the channel). */
+/* pid > 0 in the zygote (reports the child), or the negative errno of a failed fork; 0 in the child (closes the
+ * channel). */
 td_status td_zygote_forked(int channel, struct td_birth *birth, int32_t pid);
 /* A single worker (TD_START_SINGLE): receives its birth from the channel and needs no fork. */
 td_status td_birth_receive(int channel, struct td_birth *out);

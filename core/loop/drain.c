@@ -139,8 +139,8 @@ static bool may_spin(void)
     return may;
 }
 
-/* Holds the token until ready, deadline or signal. Whatever ended its sleep, it drains once more: the ring that it heard
- * was meant for whoever drains. */
+/* Holds the token until ready, deadline or signal. Whatever ended its sleep, it drains once more: the ring that it
+ * heard was meant for whoever drains. */
 static td_status hold(const struct waiter *self, int64_t deadline_ns)
 {
     td_bell_show_cpu(&drain.bell);

@@ -1,8 +1,8 @@
 /* loop/drain.h: how threads wait for completions, and who does the draining meanwhile.
  *
- * There is one of this per process, over all its pools: a thread may wait for tasks of several pools at once. A pool is a
- * *source*. Draining a source takes the source's own lock, so anybody may do it at any time; what only one thread at a time
- * may do is to sleep on the bell. That right is the token:
+ * There is one of this per process, over all its pools: a thread may wait for tasks of several pools at once. A pool is
+ * a *source*. Draining a source takes the source's own lock, so anybody may do it at any time; what only one thread at
+ * a time may do is to sleep on the bell. That right is the token:
  *
  *      free --(a waiter comes)--> held: drain, ready? spin a little, listen, look once more, sleep on the bell
  *      held --(its holder's condition came true, deadline, signal)--> handed to the next waiter, else free

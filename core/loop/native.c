@@ -1,5 +1,6 @@
 /* loop/native.c: see native.h.
- * Ordering  W: make the poller and its bell -> release has_poller -> acquire has_poller -> ring the bell, without the lock.
+ * Ordering  W: make the poller and its bell -> release has_poller -> acquire has_poller -> ring the bell, without the
+ *           lock.
  * Tests     tests/loop/test_native.c */
 #include "loop/native.h"
 

@@ -1,9 +1,9 @@
 /* loop/native.h: the one C thread of the process that looks after all pools.
  *
- * It sleeps in epoll on the descriptors that pools watch (zygote channels, pidfds), on the bell's eventfd and on its own,
- * until the next deadline. Whatever wakes it, it empties the events and then asks every *keeper* (a pool) to see to its
- * affairs; a keeper looks at its own descriptors itself, without blocking, and answers when it wants to be asked again. It
- * blocks all signals and never touches Python. It starts with the first keeper and ends after the last.
+ * It sleeps in epoll on the descriptors that pools watch (zygote channels, pidfds), on the bell's eventfd and on its
+ * own, until the next deadline. Whatever wakes it, it empties the events and then asks every *keeper* (a pool) to see
+ * to its affairs; a keeper looks at its own descriptors itself, without blocking, and answers when it wants to be asked
+ * again. It blocks all signals and never touches Python. It starts with the first keeper and ends after the last.
  *
  * Invariants  I1 keep() and ended() run on the native thread only, without any lock held, so that a pool's end needs no
  *                handshake: only the native thread removes a keeper.
@@ -33,8 +33,8 @@ td_status td_native_add(struct td_keeper *keeper);
 
 /* Any thread; fd must be watched at most once, and unwatched before it is closed. */
 td_status td_native_watch(int fd);
-/* The same for an eventfd that concerns all keepers: it is emptied here, before they are asked. One of them could not: what
- * rings while they are asked would be news to those behind it only. */
+/* The same for an eventfd that concerns all keepers: it is emptied here, before they are asked. One of them could not:
+ * what rings while they are asked would be news to those behind it only. */
 td_status td_native_watch_event(int fd);
 void td_native_unwatch(int fd);
 

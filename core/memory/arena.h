@@ -57,8 +57,8 @@ typedef struct td_arena_config {
 
 /* A new, empty arena without an owner yet. `size` is that of the range, at most 1 TiB; 0 is four times the
  * machine's memory, 64 GiB at least, or what TREADLE_RANGE_BYTES says. It is halved until the system takes it;
- * *actual goes with the descriptor wherever that is sent. Each process that maps an arena has so much less of its 128 TiB of addresses: think of
- * that with hundreds of arenas. `name` shows in /proc/PID/maps.
+ * *actual goes with the descriptor wherever that is sent. Each process that maps an arena has so much less of its 128
+ * TiB of addresses: think of that with hundreds of arenas. `name` shows in /proc/PID/maps.
  *   TD_ENOROOM  no range of a useful size is to be had (RLIMIT_FSIZE, RLIMIT_AS), or no memory for one page
  *   TD_ENOFD, TD_ENOMEM, TD_EOS (errno) */
 td_status td_arena_create(const char *name, uint64_t size, int *fd, uint64_t *actual);
@@ -80,9 +80,9 @@ td_status td_arena_attach(int fd, uint64_t size, td_arena **out);
 td_arena *td_arena_ref(td_arena *arena);
 void td_arena_unref(td_arena *arena); /* NULL is fine */
 
-/* For a peer whose owner is gone: gives the addresses from offset `end` on back, but for the rest of a page. No block that
- * reaches beyond may be looked at any more, by anybody. A dead worker's arena, of which a small result is still held, would
- * else keep gigabytes of addresses. */
+/* For a peer whose owner is gone: gives the addresses from offset `end` on back, but for the rest of a page. No block
+ * that reaches beyond may be looked at any more, by anybody. A dead worker's arena, of which a small result is still
+ * held, would else keep gigabytes of addresses. */
 void td_arena_cut(td_arena *arena, uint64_t end);
 
 int td_arena_fd(const td_arena *arena); /* the owner's; -1 in peers */

@@ -1,9 +1,9 @@
 /* os/budget.c: the budget of CPUs and of memory.
  *
  * CPUs    = min(online, affinity mask, ceil(quota/period) over our cgroup and all above it), at least 1.
- * Memory  = min over the same cgroups of limit - usage, and the kernel's MemAvailable. A cgroup's usage counts page cache
- *           too; what is inactive would be given up before the limit hurts, so it is added back, but only when the plain
- *           difference is not enough: memory.stat is slow to read.
+ * Memory  = min over the same cgroups of limit - usage, and the kernel's MemAvailable. A cgroup's usage counts page
+ *           cache too; what is inactive would be given up before the limit hurts, so it is added back, but only when
+ *           the plain difference is not enough: memory.stat is slow to read.
  * Invariants  a level's files stay open, so asking for room allocates nothing and opens nothing; a limit that changes
  *             while we run is seen.
  * Crash       holds descriptors only.

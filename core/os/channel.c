@@ -94,8 +94,8 @@ td_status td_channel_send(int fd, const void *data, size_t bytes, const int *fds
     return status;
 }
 
-/* Moves the descriptors of a message into `fds`, at most *count. When there are more, or the message is `spoilt` anyway,
- * closes them all and gives false. */
+/* Moves the descriptors of a message into `fds`, at most *count. When there are more, or the message is `spoilt`
+ * anyway, closes them all and gives false. */
 static bool take_fds(struct msghdr *message, bool spoilt, int *fds, size_t *count)
 {
     size_t taken = 0, found = 0, room = *count;

@@ -8,8 +8,8 @@
 /* The CPU that the calling thread runs on; -1 where that can't be told. A few nanoseconds. */
 int td_cpu_current(void);
 
-/* Moves the calling thread to another CPU of its affinity mask, which is afterwards as it was. False: there is none. Takes
- * about 10 us. */
+/* Moves the calling thread to another CPU of its affinity mask, which is afterwards as it was. False: there is none.
+ * Takes about 10 us. */
 bool td_cpu_leave(void);
 
 /* From now on, being woken does not interrupt what runs on the CPU (SCHED_BATCH; what the thread starts inherits it).

@@ -1,6 +1,6 @@
 /* os/process.c: posix_spawn with a descriptor map, lifelines, and the count of threads.
- * Invariants  I1 a child gets descriptors 0 to 2, the mapped ones, and no other: the rest is close-on-exec here, and what
- *                the user opened without that flag is closed in the child.
+ * Invariants  I1 a child gets descriptors 0 to 2, the mapped ones, and no other: the rest is close-on-exec here, and
+ *                what the user opened without that flag is closed in the child.
  *             I2 nobody writes to a lifeline, so the only event on it is its end.
  * Crash       parent dies: the kernel closes its end and sends SIGKILL to whoever armed the other, which need not read.
  *             child dies: the parent's end reads end of file.
@@ -149,8 +149,8 @@ td_status td_lifeline_new(int *parent_end, int *child_end)
     return TD_OK;
 }
 
-/* The signal is set before O_ASYNC, and the state is looked at after it: an end of the parent in between is seen by one or
- * the other. Owner and flag belong to the open socket, so they replace what a process before set on the same end. */
+/* The signal is set before O_ASYNC, and the state is looked at after it: an end of the parent in between is seen by one
+ * or the other. Owner and flag belong to the open socket, so they replace what a process before set on the same end. */
 td_status td_lifeline_arm(int child_end)
 {
     int flags = fcntl(child_end, F_GETFL);

@@ -25,7 +25,8 @@ typedef struct td_spawn {
 /* Starts a program at the speed of vfork. The child has descriptors 0 to 2 (unless mapped), those in `fds`, and no
  * other; an empty signal mask; every signal at its default.
  * *pidfd is -1 where pidfds are refused. The caller reaps the child.
- *   TD_EOS (errno: ENOENT, EACCES, ...) when the program can't be run; TD_ENOMEM, TD_ENOFD, TD_ETHREAD (process limit) */
+ *   TD_EOS (errno: ENOENT, EACCES, ...) when the program can't be run; TD_ENOMEM, TD_ENOFD, TD_ETHREAD (process
+ *   limit) */
 td_status td_process_spawn(const td_spawn *spawn, pid_t *pid, int *pidfd);
 
 /* A lifeline: the parent keeps one end and never writes to it; the child arms the other. However the parent ends, its

@@ -10,8 +10,8 @@
  *                      EXITED       worker, pid, value = status as of waitpid(2); always after its BORN
  *                      FAILED       text: it could not start, and leaves
  *
- * A BIRTH carries all that a worker needs, so that a zygote inherits nothing but its channel. The end of the channel says
- * the rest: a zygote whose parent is gone leaves, a parent whose zygote is gone starts another.
+ * A BIRTH carries all that a worker needs, so that a zygote inherits nothing but its channel. The end of the channel
+ * says the rest: a zygote whose parent is gone leaves, a parent whose zygote is gone starts another.
  *
  * The messages come from another process and are checked: magic, version, kind, length, number of descriptors.
  * Tests  tests/pool/test_birth.c */

@@ -1,12 +1,12 @@
 /* pool/cancel.c: stopping work: queued, running, or for too long.
  *
- * Queued work is taken back with one compare-and-swap against the workers. Running work is *doomed*: its worker's seat gets
- * the task's position and the worker SIGURG, whose handler raises an exception in the task if it still runs that position;
- * after the grace time the worker is killed. Either way the task then ends as its doom says.
+ * Queued work is taken back with one compare-and-swap against the workers. Running work is *doomed*: its worker's seat
+ * gets the task's position and the worker SIGURG, whose handler raises an exception in the task if it still runs that
+ * position; after the grace time the worker is killed. Either way the task then ends as its doom says.
  *
  * Timeouts need no clock per task. A worker writes when it started; nobody is told. A task that is queued can't run out
- * before now + the shortest timeout of all, so the native thread looks at the running tasks (one per worker) then, and at
- * the exact time of each of those that run.
+ * before now + the shortest timeout of all, so the native thread looks at the running tasks (one per worker) then, and
+ * at the exact time of each of those that run.
  * Tests  tests/pool/test_cancel.c */
 #include <signal.h>
 
@@ -160,7 +160,8 @@ void td__fail_all_locked(td_pool *pool)
         td_task *task = pool->slot_tasks[slot];
         if (task == NULL)
             continue;
-        pool->slot_tasks[slot] = NULL; /* the slot stays its worker's until that is gone; and so do the arguments */
+        pool->slot_tasks[slot] =
+            NULL; /* the slot stays its worker's until that is gone; and so do the arguments */
         task->slot = TD_NO_SLOT;
         if (task->args != NULL)
             task->args->kept = true;

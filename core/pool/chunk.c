@@ -26,8 +26,8 @@
 /* When no chunk is worth splitting yet, an idle worker has it looked at again after this time. */
 #define LOOK_AGAIN_NS (250 * TD_NS_PER_US)
 
-/* Makes `part`, fresh from td__task_new, the items [begin, end) behind `task`. Its first reference, the engine's, is the
- * caller's to hand on; another is the chain's. */
+/* Makes `part`, fresh from td__task_new, the items [begin, end) behind `task`. Its first reference, the engine's, is
+ * the caller's to hand on; another is the chain's. */
 static td_task *add_part_locked(td_task *task, td_task *part, uint32_t begin, uint32_t end)
 {
     td_pool *pool = task->pool;

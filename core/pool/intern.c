@@ -1,9 +1,9 @@
 /* pool/intern.c: functions by number.
  *
  * The bytes from which a worker makes a callable are put into the parent's arena once, and tasks name them by a number:
- * {generation:16, index:16}. The same bytes get the same number while anybody holds it, and for as long after as there is
- * room among the idle: a loop that submits one lambda after another holds a bounded number of them. A worker keeps the
- * callables that it made by number; an index is used again as late as possible, under another generation.
+ * {generation:16, index:16}. The same bytes get the same number while anybody holds it, and for as long after as there
+ * is room among the idle: a loop that submits one lambda after another holds a bounded number of them. A worker keeps
+ * the callables that it made by number; an index is used again as late as possible, under another generation.
  *
  * Invariants  I1 an entry is held (users > 0) or in `idle`, oldest first; only idle ones are dropped.
  *             I2 every entry is in by_index and in the bucket of its content's hash.

@@ -1,10 +1,11 @@
 /* pool/news.c: what becomes of the processes that the crew has ordered (crew.c), as the native thread hears of it.
  *
- * A worker's end is certain when its zygote has reaped it (EXITED), or, where there is no zygote to do so (a worker of its own,
- * or an *orphan*, whose zygote died), when its pidfd says so, or the lifeline where pidfds are refused.
+ * A worker's end is certain when its zygote has reaped it (EXITED), or, where there is no zygote to do so (a worker of
+ * its own, or an *orphan*, whose zygote died), when its pidfd says so, or the lifeline where pidfds are refused.
  *
- * Crash  a zygote that dies takes nobody with it: its workers go on as orphans, whose exit codes nobody learns. One that was
- *        forked, but not reported, has a lifeline like any other: it serves, and its seat says which process it is.
+ * Crash  a zygote that dies takes nobody with it: its workers go on as orphans, whose exit codes nobody learns. One
+ *        that was forked, but not reported, has a lifeline like any other: it serves, and its seat says which process
+ *        it is.
  * Tests  tests/pool/test_death.c, tests/pool/test_pool.c */
 #include <errno.h>
 #include <poll.h>

@@ -5,8 +5,8 @@
  *
  * Ordering  L: join the loop -> release started -> acquire started -> use what the loop offers (the bell).
  * The native thread keeps it (keep): news of processes, deadlines, and draining where nobody waits.
- * Fork   every pool is in a registry. A child of fork closes its copies of what ties the parent's processes to the parent
- *        (lifelines, channels), or they would outlive it, and finds all pools inert from then on.
+ * Fork   every pool is in a registry. A child of fork closes its copies of what ties the parent's processes to the
+ *        parent (lifelines, channels), or they would outlive it, and finds all pools inert from then on.
  * Tests  tests/pool/test_pool.c */
 #include "pool/pool.h"
 

@@ -5,20 +5,21 @@
  *   task.c     a task's life, its state, its result
  *   chunk.c    a map's chunk in parts: split for idle workers, taken apart when its worker dies
  *   cancel.c   cancelling, timeouts, the exception signal and the kill after the grace time
- *   crew.c     worker processes are ordered, signalled, sent away; news.c: born, gone; death.c: what a dead worker leaves
+ *   crew.c     worker processes are ordered, signalled, sent away; news.c: born, gone; death.c: what a dead worker
+ *   leaves
  *   intern.c   functions by number
  *   group.c    queues of completed tasks
  *   pool.c     construction, closing, breaking, statistics
  *   zygote.c, birth.c, worker.c   the other processes' side, which uses none of this
  *
- * One lock per pool covers all but what is marked atomic; it is taken for well under a microsecond per task, never while
- * a system call may block. A function named _locked needs it.
+ * One lock per pool covers all but what is marked atomic; it is taken for well under a microsecond per task, never
+ * while a system call may block. A function named _locked needs it.
  * Locks, outer to inner: registry (pool.c) -> drain sources -> pool -> completions (group.c) -> arena. td_drain_notify
  * and the condition of a waiter are outside the pool's lock: conditions read atomics only. Whoever may have ended a
  * task gives the lock up with td__pool_unlock, which notifies.
  *
- * References: users hold one together (td_pool_unref closes the pool when the last of them leaves), each task holds one,
- * and the native thread holds one from the start of the pool until its last process is gone. The last one frees
+ * References: users hold one together (td_pool_unref closes the pool when the last of them leaves), each task holds
+ * one, and the native thread holds one from the start of the pool until its last process is gone. The last one frees
  * everything. */
 #ifndef TD_POOL_POOL_H
 #define TD_POOL_POOL_H
@@ -253,7 +254,8 @@ td_status td__pool_start(td_pool *pool);
 /* submit.c: moves waiting tasks into free slots. True when tasks wait on, and workers are asked anew to ring: what they
  * reported before they could see that is to be drained once more. */
 bool td__pool_refill_locked(td_pool *pool);
-/* Puts a task that has no slot, a lost or cut-off one too, in line: at the front of what has no slot, and in this lane. */
+/* Puts a task that has no slot, a lost or cut-off one too, in line: at the front of what has no slot, and in this
+ * lane. */
 void td__task_requeue_locked(td_task *task, enum td_lane lane);
 
 /* finish.c */

@@ -1,9 +1,9 @@
 /* pool/submit.c: a call becomes a task, and a task gets a slot.
  *
- * Submitting never waits for a slot: what finds none stands in `overflow`, in order, and moves up as slots are freed, by
- * whoever drains. A worker that sees few tasks left rings for that (TD_WANT_LOW). What may wait is room for arguments:
- * td_pool_block_until blocks while the cap on their bytes is reached and tasks are under way that will free some.
- * Tests  tests/pool/test_submit.c */
+ * Submitting never waits for a slot: what finds none stands in `overflow`, in order, and moves up as slots are freed,
+ * by whoever drains. A worker that sees few tasks left rings for that (TD_WANT_LOW). What may wait is room for
+ * arguments: td_pool_block_until blocks while the cap on their bytes is reached and tasks are under way that will free
+ * some. Tests  tests/pool/test_submit.c */
 #include "pool/pool.h"
 
 #include <stdlib.h>

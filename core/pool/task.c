@@ -3,8 +3,8 @@
  *   QUEUED --(a worker claims it: read off the slot)--> RUNNING --+--> RESULT | ERROR
  *      '--------------------------------------------------------'--> CANCELLED | DIED | TIMED_OUT | BROKEN
  *
- * Invariants  I1 state changes once, under the pool's lock, to a final one; all else that a reader of a final task looks
- *                at was written before (edge F: release state -> acquire state) and never changes again.
+ * Invariants  I1 state changes once, under the pool's lock, to a final one; all else that a reader of a final task
+ *                looks at was written before (edge F: release state -> acquire state) and never changes again.
  *             I2 a task holds a reference on its pool, so its arenas' mappings outlive it.
  *             I3 the engine holds one reference on a task until it is final, the submitter another.
  * Tests       tests/pool/test_submit.c, tests/pool/test_pool.c */

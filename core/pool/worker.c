@@ -2,20 +2,20 @@
  *
  *      STARTING --ready--> SEARCHING <--> BUSY        (doorbell.h has the whole picture, with PARKED and WOKEN)
  *
- * The state tells the parent whether to count on this worker for a task that it announces. It stays BUSY from one task to
- * the next; only when the ring is empty does it say SEARCHING, looks once more, spins for a while, and parks. So under load
- * a task costs no write to the state, and a search that ends in a task, or in anything else, first sees to the tasks that
- * it was counted on for (td_doorbell_stop_searching).
+ * The state tells the parent whether to count on this worker for a task that it announces. It stays BUSY from one task
+ * to the next; only when the ring is empty does it say SEARCHING, looks once more, spins for a while, and parks. So
+ * under load a task costs no write to the state, and a search that ends in a task, or in anything else, first sees to
+ * the tasks that it was counted on for (td_doorbell_stop_searching).
  *
- * Invariants  I1 between next and reply the slot is CLAIMED by this worker, and nobody else writes to it but the parent,
- *                which may cut `range`.
+ * Invariants  I1 between next and reply the slot is CLAIMED by this worker, and nobody else writes to it but the
+ *                parent, which may cut `range`.
  *             I2 a block of the arena is in one of three hands: the caller's, the slot's (published results), or the
  *                parent's (lent, from reply on). What the slot names is never freed while it is named.
- * Ordering    A and S (ring/) bring the request; C and R carry the reply; T the results of a chunk's items, T' the move of
- *             the block that holds them: copy -> release partial_ref -> acquire partial_ref -> read.
+ * Ordering    A and S (ring/) bring the request; C and R carry the reply; T the results of a chunk's items, T' the move
+ *             of the block that holds them: copy -> release partial_ref -> acquire partial_ref -> read.
  * Crash       at any point: the task claimed is lost, but for the items published, and nothing else.
- * Bad data    a cell, range, or ref that fails its check makes next return TD_EPROTO, and the worker must leave: the parent
- *             learns of the task's fate by its end.
+ * Bad data    a cell, range, or ref that fails its check makes next return TD_EPROTO, and the worker must leave: the
+ *             parent learns of the task's fate by its end.
  * Tests       tests/pool/test_worker.c */
 #include <signal.h>
 #include <stdlib.h>

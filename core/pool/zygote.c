@@ -6,8 +6,8 @@
  *                           <----------------  BORN + pidfd, or FORK_FAILED
  *                           <----------------  EXITED, once it has been reaped
  *
- * The zygote has one thread and blocks in poll on its channel and on a signalfd for SIGCHLD, which it keeps blocked; its
- * children get the mask and the disposition back that were there before. It reaps its own births by number, so that
+ * The zygote has one thread and blocks in poll on its channel and on a signalfd for SIGCHLD, which it keeps blocked;
+ * its children get the mask and the disposition back that were there before. It reaps its own births by number, so that
  * children of modules it has loaded stay theirs.
  *
  * Invariants  I1 BORN is sent before its child can be reaped, so the pid in it, and its pidfd, are the child's.

@@ -1,5 +1,5 @@
-/* pool/zygote.h: both ends of the channel between a pool's parent and its zygote; the zygote's own calls, td_zygote_serve
- * and its siblings, are in treadle.h. The messages are in birth.h.
+/* pool/zygote.h: both ends of the channel between a pool's parent and its zygote; the zygote's own calls,
+ * td_zygote_serve and its siblings, are in treadle.h. The messages are in birth.h.
  *
  * The parent's side never blocks and keeps no state: the crew (crew.c) knows what it ordered. */
 #ifndef TD_POOL_ZYGOTE_H

@@ -1,8 +1,9 @@
 /* ring/completion.h: one ring per worker on which it tells the parent what it finished.
  *
  * Bounded, single producer (the worker), single consumer (whoever holds the parent's drain token). An entry is
- * {position, slot} as in submission.h; the reply itself is in the slot. There are as many entries as slots and a slot is
- * in at most one ring, once, until the parent frees it: so the ring can't overflow, and a worker never waits to report.
+ * {position, slot} as in submission.h; the reply itself is in the slot. There are as many entries as slots and a slot
+ * is in at most one ring, once, until the parent frees it: so the ring can't overflow, and a worker never waits to
+ * report.
  *
  * Invariants  I1 done_tail - head <= slot_count. I2 only the worker writes done_tail; head is the consumer's, private.
  * Ordering    C: write reply, DONE, entry -> release done_tail -> acquire done_tail -> read entry, word, reply.

@@ -30,11 +30,11 @@
  *      Whoever clears the bit wakes; the others return at once: one system call however many workers finish together.
  *      EVENT asks for the eventfd instead, on which the native thread polls.
  *
- * Crash  a worker that dies between clearing a bit and waking leaves the waiter asleep, and unheard by everybody else; one
- *        that dies between PARKED -> WOKEN and waking leaves a worker asleep whom everybody takes to be awake; one that
- *        dies searching may have been counted on. Whoever cleans up after it calls td_doorbell_succeed once its state is
- *        EMPTY: that wakes the waiter, and whoever is WOKEN, once more (a look for nothing where they were awake), and
- *        others for the tasks it was counted on for.
+ * Crash  a worker that dies between clearing a bit and waking leaves the waiter asleep, and unheard by everybody else;
+ *        one that dies between PARKED -> WOKEN and waking leaves a worker asleep whom everybody takes to be awake; one
+ *        that dies searching may have been counted on. Whoever cleans up after it calls td_doorbell_succeed once its
+ *        state is EMPTY: that wakes the waiter, and whoever is WOKEN, once more (a look for nothing where they were
+ *        awake), and others for the tasks it was counted on for.
  * Tests  tests/ring/test_doorbell.c */
 #ifndef TD_RING_DOORBELL_H
 #define TD_RING_DOORBELL_H
@@ -84,10 +84,11 @@ bool td_bell_shares_cpu(const struct td_bell_map *map);
 /* Parent: wakes the thread in td_bell_sleep_until from another thread. */
 void td_bell_kick(struct td_bell_map *map);
 
-/* Parent, after a push, and whoever stops searching: wakes parked workers while fewer are awake and free than tasks wait.
- * Returns how many. */
+/* Parent, after a push, and whoever stops searching: wakes parked workers while fewer are awake and free than tasks
+ * wait. Returns how many. */
 uint32_t td_doorbell_wake_workers(struct td_segment_map *map);
-/* Parent, when a worker's death is certain and its state EMPTY: does what it may have taken on, and not done (Crash). */
+/* Parent, when a worker's death is certain and its state EMPTY: does what it may have taken on, and not done
+ * (Crash). */
 void td_doorbell_succeed(struct td_segment_map *map, struct td_bell_map *bell);
 /* Parent: wakes one worker whatever waits (to leave, to take a cancel). */
 void td_doorbell_wake_worker(struct td_segment_map *map, uint32_t worker);
@@ -96,12 +97,13 @@ void td_doorbell_wake_worker(struct td_segment_map *map, uint32_t worker);
 void td_doorbell_stop_searching(struct td_segment_map *map, uint32_t worker, enum td_seat_state next);
 
 /* Worker: sleeps until woken or the deadline. The caller has found nothing to claim; `seen` are the tails up to which
- * it looked (claim's from). Doesn't sleep when the seat says dismissed or leaving, no task will follow, or relief (relief.h)
- * is asked for. The state is
+ * it looked (claim's from). Doesn't sleep when the seat says dismissed or leaving, no task will follow, or relief
+ * (relief.h) is asked for. The state is
  * SEARCHING again on return. TD_OK: look again; TD_EINTR; TD_ETIMEDOUT. */
 td_status td_doorbell_park_until(struct td_segment_map *map, uint32_t worker, const uint64_t seen[TD_LANES],
                                  int64_t deadline_ns);
-/* In a signal handler of the worker's process, which has set seat.leaving: if it is parked, or about to sleep, it won't. */
+/* In a signal handler of the worker's process, which has set seat.leaving: if it is parked, or about to sleep, it
+ * won't. */
 void td_doorbell_stay_awake(struct td_segment_map *map, uint32_t worker);
 
 /* Does a worker sleep that nobody has woken? A hint. */

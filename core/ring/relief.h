@@ -1,18 +1,19 @@
 /* ring/relief.h: memory that lies warm in one process of a pool and lacks in another.
  *
- * Each process keeps freed blocks warm, and finds out what was given back to it when it next allocates. So under a limit
- * for all of them together one may find no room for a block although little is in use. Before that is an error it asks:
+ * Each process keeps freed blocks warm, and finds out what was given back to it when it next allocates. So under a
+ * limit for all of them together one may find no room for a block although little is in use. Before that is an error it
+ * asks:
  *
  *      asker    asked += 1: its number (L1); wakes the workers that sleep (L2), rings for the parent; sleeps on `news`
  *               until everybody has answered its number
  *      others   the answer is older than `asked`: trim; answer = what `asked` was; news += 1, wake the askers
  *
- * Workers answer when they search, between tasks and between the items of a chunk; the parent when it drains; and who asks
- * has trimmed and so has answered, and goes on answering while it waits, so that any number may ask at the same time. One
- * that runs a long task answers too late, and is waited for no longer than the deadline.
+ * Workers answer when they search, between tasks and between the items of a chunk; the parent when it drains; and who
+ * asks has trimmed and so has answered, and goes on answering while it waits, so that any number may ask at the same
+ * time. One that runs a long task answers too late, and is waited for no longer than the deadline.
  *
- * Ordering  L1 before L2, and in the worker PARKED (D1) before its look at `asked`, in one total order: it is woken, or sees
- *           the question. What was trimmed is the kernel's by then: nothing else is published.
+ * Ordering  L1 before L2, and in the worker PARKED (D1) before its look at `asked`, in one total order: it is woken, or
+ *           sees the question. What was trimmed is the kernel's by then: nothing else is published.
  * Crash     who dies does not answer: the deadline ends the wait. No answer holds anything.
  * Tests     tests/ring/test_relief.c, tests/fault/test_memory_limit.py */
 #ifndef TD_RING_RELIEF_H

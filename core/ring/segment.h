@@ -5,14 +5,14 @@
  *   +--------+----------------+-----------+-------------+-----------------+--------------------------+
  *
  * N slots (a power of two), W seats for workers, two lanes of cells (submission.h). Every part starts on a cache line.
- * The parent writes the header once, before any worker starts; a worker checks magic, version and size when it attaches,
- * and derives every address from N and W as it then saw them, so later damage to the header can't move a pointer. Pages
- * are committed at creation.
+ * The parent writes the header once, before any worker starts; a worker checks magic, version and size when it
+ * attaches, and derives every address from N and W as it then saw them, so later damage to the header can't move a
+ * pointer. Pages are committed at creation.
  *
  * One writer per word: the parent writes `tails`, `closing`, `wants`, cells and what a seat's comment says; a worker
- * its own state (but for PARKED -> WOKEN, which is its waker's, and STARTING and EMPTY, while it does not exist), its seat
- * and its completion ring; `head_hints` are hints that anybody may overwrite, and relief.h has a few words for all.
- * Tests  tests/ring/test_segment.c */
+ * its own state (but for PARKED -> WOKEN, which is its waker's, and STARTING and EMPTY, while it does not exist), its
+ * seat and its completion ring; `head_hints` are hints that anybody may overwrite, and relief.h has a few words for
+ * all. Tests  tests/ring/test_segment.c */
 #ifndef TD_RING_SEGMENT_H
 #define TD_RING_SEGMENT_H
 

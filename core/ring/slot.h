@@ -7,8 +7,9 @@
  *                confirmed); worker READY->CLAIMED->DONE.
  *             I3 The parent writes the request before READY and leaves it alone until FREE, but for cutting `range`.
  *                The worker writes the reply between CLAIMED and DONE.
- * Ordering    S: write request, READY -> release cell -> acquire cell -> claiming CAS, read request. The word itself needs
- *                no order: whoever claims has come through the cell (submission.h, A), which carries the request too.
+ * Ordering    S: write request, READY -> release cell -> acquire cell -> claiming CAS, read request. The word itself
+ *                needs no order: whoever claims has come through the cell (submission.h, A), which carries the request
+ *                too.
  *             R: write reply -> release DONE -> acquire DONE -> read reply.
  *             T: write an item's result -> release partial_items -> acquire partial_items -> read the results.
  * Crash       a worker's death at any point leaves READY (untouched), CLAIMED (lost, but for the items published) or
@@ -26,7 +27,8 @@
 
 enum td_slot_state { TD_SLOT_FREE = 0, TD_SLOT_READY, TD_SLOT_CLAIMED, TD_SLOT_DONE };
 
-/* {position:44, worker:16, state:4}; a position is {lane:1, count:43}: it lasts 100 days at a million tasks a second. */
+/* {position:44, worker:16, state:4}; a position is {lane:1, count:43}: it lasts 100 days at a million tasks a
+ * second. */
 #define TD_POSITION_BITS 44u
 #define TD_POSITION_MASK ((UINT64_C(1) << TD_POSITION_BITS) - 1)
 #define TD_POSITION_LANE (UINT64_C(1) << (TD_POSITION_BITS - 1))

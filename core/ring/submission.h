@@ -10,13 +10,13 @@
  *
  * Invariants  I1 A cell is overwritten only when the task it announced is no longer READY under that position, so no
  *                task is ever hidden from workers.
- *             I2 A lane's hint may be stale or go back; it only decides where a walk starts. A walk that starts too early
- *                skips claimed tasks; one never starts too late, because
+ *             I2 A lane's hint may be stale or go back; it only decides where a walk starts. A walk that starts too
+ *                early skips claimed tasks; one never starts too late, because
  *                whoever wrote the hint had seen every position below it claimed or cancelled, or had read a hint that
  *                said so.
  *             I3 A task is in one lane, that of its position, so two lanes never lead to one claim.
- * Ordering    A: write request, READY -> release cell -> acquire cell -> read word, request. So a walker that sees a cell
- *             never sees an older word, which would look as if the task were claimed, and it would be lost.
+ * Ordering    A: write request, READY -> release cell -> acquire cell -> read word, request. So a walker that sees a
+ *             cell never sees an older word, which would look as if the task were claimed, and it would be lost.
  *             Each lane has its own cells, and both have this edge. Between lanes no order is needed: a walker that
  *             does not see the newest task of one takes an older one of the other, as if it had come earlier.
  *             Walkers don't read tails: those are for who thinks of sleeping (doorbell.h, D).
@@ -51,9 +51,9 @@ bool td_submission_cancel(struct td_segment_map *map, uint32_t slot, uint64_t po
 /* Parent, after cancelling: what lies before the oldest task that waits does not count as waiting. */
 void td_submission_skip(struct td_segment_map *map);
 
-/* Worker. Claims the oldest task of lane AGAIN for `worker`, else that of NEW; from[] is where its walks start, 0 at first,
- * private to the worker and kept between calls. TD_EAGAIN when none waits, and in each lane every position below from[lane]
- * is claimed; TD_EPROTO when a cell is damaged. */
+/* Worker. Claims the oldest task of lane AGAIN for `worker`, else that of NEW; from[] is where its walks start, 0 at
+ * first, private to the worker and kept between calls. TD_EAGAIN when none waits, and in each lane every position below
+ * from[lane] is claimed; TD_EPROTO when a cell is damaged. */
 td_status td_submission_claim(struct td_segment_map *map, uint32_t worker, uint64_t from[TD_LANES],
                               uint32_t *slot, uint64_t *position);
 

@@ -9,16 +9,17 @@
  *
  *     TD_TEST_MAIN
  *
- * The name states the property. Each test runs in a forked child of its own, so a crash, a hang or a leak in one is that
- * test's failure: it must end before its deadline, and leave no descriptor and no child behind (orphans of its children
- * become its own, to be reaped with waitpid(-1)). A failed CHECK is
- * printed with both values and the test goes on; a failed REQUIRE, or a SKIP, ends it there (from the test's main thread
- * only; CHECK works in any thread).
+ * The name states the property. Each test runs in a forked child of its own, so a crash, a hang or a leak in one is
+ * that test's failure: it must end before its deadline, and leave no descriptor and no child behind (orphans of its
+ * children become its own, to be reaped with waitpid(-1)). A failed CHECK is
+ * printed with both values and the test goes on; a failed REQUIRE, or a SKIP, ends it there (from the test's main
+ * thread only; CHECK works in any thread).
  *
  *     test_x [--list] [--no-fork] [--seed N] [PART-OF-A-NAME]
  *
  * TREADLE_TEST_SEED sets the seed too; TREADLE_TEST_SECONDS the deadline of a test (30), for emulators and sanitizers.
- * Exit status: 0 all passed, 1 some failed, 77 all were skipped. The closing line is "N passed, N failed, N skipped". */
+ * Exit status: 0 all passed, 1 some failed, 77 all were skipped. The closing line is "N passed, N failed, N
+ * skipped". */
 #ifndef TD_TESTS_HARNESS_H
 #define TD_TESTS_HARNESS_H
 
@@ -187,7 +188,8 @@ TEST_UNUSED static uint64_t test_rounds(uint64_t usual)
     return rounds < 1 ? 1 : (uint64_t)rounds;
 }
 
-/* Does an emulator run this program (tools/run_tests.py)? What it does otherwise than a kernel can't be tested there. */
+/* Does an emulator run this program (tools/run_tests.py)? What it does otherwise than a kernel can't be tested
+ * there. */
 TEST_UNUSED static bool test_is_emulated(void)
 {
     const char *emulator = getenv("TREADLE_TEST_EMULATOR");

@@ -76,12 +76,14 @@ def test_long_files_and_functions_are_named(tmp_path: Path) -> None:
         "b.py": "\n" * 401,
         "c.c": "static int long_one(int a,\n                    int b)\n{\n" + "    a++;\n" * 58 + "}\n",
         "d.py": "def long_one():\n" + "    pass\n" * 60,
+        "e.h": "/* " + "x" * 115 + " */\n",
     }
     assert lines(run("check_sizes.py", plant(tmp_path, tree))) == [
         "a.c: 701 lines, at most 700",
         "b.py: 401 lines, at most 400",
         "c.c:1: static int long_one(int a,: 62 lines, at most 60",
         "d.py:1: long_one: 61 lines, at most 60",
+        "e.h:1: 121 columns, at most 120",
     ]
 
 

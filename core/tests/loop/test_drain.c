@@ -1,5 +1,5 @@
-/* tests/loop/test_drain.c: threads that wait for conditions, and who drains meanwhile. Sources are made up: a counter that
- * one side raises, ringing the bell as a worker does, and that draining moves over. */
+/* tests/loop/test_drain.c: threads that wait for conditions, and who drains meanwhile. Sources are made up: a counter
+ * that one side raises, ringing the bell as a worker does, and that draining moves over. */
 #include "loop/drain.h"
 
 #include <pthread.h>

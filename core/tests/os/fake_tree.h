@@ -1,4 +1,5 @@
-/* tests/os/fake_tree.h: a made-up machine: files below a temporary folder, which is used as `root` and removed after. */
+/* tests/os/fake_tree.h: a made-up machine: files below a temporary folder, which is used as `root` and removed
+ * after. */
 #ifndef TD_TESTS_OS_FAKE_TREE_H
 #define TD_TESTS_OS_FAKE_TREE_H
 

@@ -1,5 +1,5 @@
-/* tests/pool/crew.h: whole pools without Python: a zygote, which is this test program started again (or a fork of it, for
- * TD_START_ADOPTED), and workers that understand a dozen simple tasks.
+/* tests/pool/crew.h: whole pools without Python: a zygote, which is this test program started again (or a fork of it,
+ * for TD_START_ADOPTED), and workers that understand a dozen simple tasks.
  *
  *     TD_TEST(a_task_comes_back)
  *     {
@@ -12,8 +12,8 @@
  *
  *     CREW_TEST_MAIN
  *
- * Test and workers share a *board*: gates at which tasks wait until the test opens them, and counters. crew_close joins the
- * pool, and waits until the native thread is gone, so that what is open afterwards is a leak. */
+ * Test and workers share a *board*: gates at which tasks wait until the test opens them, and counters. crew_close joins
+ * the pool, and waits until the native thread is gone, so that what is open afterwards is a leak. */
 #ifndef TD_TESTS_POOL_CREW_H
 #define TD_TESTS_POOL_CREW_H
 

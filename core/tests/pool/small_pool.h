@@ -1,5 +1,5 @@
-/* tests/pool/small_pool.h: the parent's side of a pool in its simplest form: one thread, tasks that multiply a number, seats
- * with everything that a worker is born with; and a worker that does the multiplying. */
+/* tests/pool/small_pool.h: the parent's side of a pool in its simplest form: one thread, tasks that multiply a number,
+ * seats with everything that a worker is born with; and a worker that does the multiplying. */
 #ifndef TD_TESTS_POOL_SMALL_POOL_H
 #define TD_TESTS_POOL_SMALL_POOL_H
 

@@ -215,8 +215,8 @@ TD_TEST(a_task_runs_again_as_often_as_it_may)
 
 enum { BEHIND = 20 };
 
-/* Submits a task that dies in its first `deaths` attempts, and BEHIND others after it, all before the first of them runs;
- * how many of the others began before its last attempt did. */
+/* Submits a task that dies in its first `deaths` attempts, and BEHIND others after it, all before the first of them
+ * runs; how many of the others began before its last attempt did. */
 static uint32_t count_before_last_attempt(const struct crew *crew, uint64_t deaths)
 {
     td_task *gate = crew_submit(crew, &(struct op){.code = OP_GATE});

@@ -1,5 +1,6 @@
-/* tests/pool/test_killed.c: worker processes killed at random moments, with what the parent then does: nothing is lost, and
- * nothing is done twice but what was lost. The workers keep a log of what they ran, in memory that outlives them. */
+/* tests/pool/test_killed.c: worker processes killed at random moments, with what the parent then does: nothing is lost,
+ * and nothing is done twice but what was lost. The workers keep a log of what they ran, in memory that outlives
+ * them. */
 #include <sys/mman.h>
 
 #include "tests/pool/small_pool.h"

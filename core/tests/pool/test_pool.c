@@ -382,6 +382,46 @@ TD_TEST(each_worker_gets_the_context_of_its_order)
 
 /* ---- Forks ---- */
 
+/* In the child: what was there is still, what needs the parent's processes is refused, and a pool of its own works. */
+static void find_it_inert(struct crew *crew, td_task *done, td_task *gate, td_group *group, td_group *late)
+{
+    td_task *task = NULL;
+    struct td_view view = {0};
+    CHECK_OK(td_group_pop_until(group, TD_FOREVER, &task)); /* it was final before the fork */
+    CHECK(task == done);
+    td_task_unref(task);
+    CHECK_STATUS(td_group_pop_until(group, TD_FOREVER, &task), TD_EFORKED);
+    CHECK_STATUS(td_group_add(late, gate), TD_EFORKED);
+    td_group_free(group);
+    td_group_free(late);
+    struct td_block block;
+    struct td_pool_stats stats;
+    uint32_t fn;
+    const struct td_call call = crew_call(crew, &(struct op){.code = OP_ADD});
+    CHECK_STATUS(td_pool_submit(crew->pool, &call, &task), TD_EFORKED);
+    CHECK_STATUS(td_pool_start(crew->pool), TD_EFORKED);
+    CHECK_STATUS(td_pool_prestart(crew->pool, 1), TD_EFORKED);
+    CHECK_STATUS(td_pool_close(crew->pool, TD_CLOSE_KILL), TD_EFORKED);
+    CHECK_STATUS(td_pool_join_until(crew->pool, TD_FOREVER), TD_EFORKED);
+    CHECK_STATUS(td_pool_idle_until(crew->pool, TD_FOREVER), TD_EFORKED);
+    CHECK_STATUS(td_pool_block_until(crew->pool, 100, 0, &block), TD_EFORKED);
+    CHECK_STATUS(td_pool_intern(crew->pool, "x", 1, &fn), TD_EFORKED);
+    CHECK_STATUS(td_pool_set_context(crew->pool, "x", 1), TD_EFORKED);
+    CHECK_STATUS(td_task_wait_until(gate, TD_FOREVER), TD_EFORKED);
+    CHECK_STATUS(td_task_cancel(gate, true), TD_EFORKED);
+    CHECK_EQ(td_task_state(gate), TD_TASK_RUNNING);
+    td_pool_get_stats(crew->pool, &stats);
+    CHECK_OK(td_task_result(done, &view)); /* what was there before is still */
+    td_task_unref(gate);
+    td_task_unref(done);
+    td_pool_unref(crew->pool);
+    struct crew own;
+    crew_open(&own, &(struct td_pool_config){.max_workers = 1});
+    CHECK_EQ(crew_value(crew_submit(&own, &(struct op){.code = OP_ADD, .a = 5})), 5);
+    crew_close(&own);
+    _exit(td_atomic_load_relaxed(&test_failures) != 0);
+}
+
 TD_TEST(a_live_pool_is_inert_in_a_forked_child_and_its_own_pool_works)
 {
     struct crew crew;
@@ -401,42 +441,8 @@ TD_TEST(a_live_pool_is_inert_in_a_forked_child_and_its_own_pool_works)
     fflush(NULL);
     const pid_t child = fork();
     REQUIRE(child >= 0);
-    if (child == 0) {
-        td_task *task = NULL;
-        CHECK_OK(td_group_pop_until(group, TD_FOREVER, &task)); /* it was final before the fork */
-        CHECK(task == done);
-        td_task_unref(task);
-        CHECK_STATUS(td_group_pop_until(group, TD_FOREVER, &task), TD_EFORKED);
-        CHECK_STATUS(td_group_add(late, gate), TD_EFORKED);
-        td_group_free(group);
-        td_group_free(late);
-        struct td_block block;
-        struct td_pool_stats stats;
-        uint32_t fn;
-        const struct td_call call = crew_call(&crew, &(struct op){.code = OP_ADD});
-        CHECK_STATUS(td_pool_submit(crew.pool, &call, &task), TD_EFORKED);
-        CHECK_STATUS(td_pool_start(crew.pool), TD_EFORKED);
-        CHECK_STATUS(td_pool_prestart(crew.pool, 1), TD_EFORKED);
-        CHECK_STATUS(td_pool_close(crew.pool, TD_CLOSE_KILL), TD_EFORKED);
-        CHECK_STATUS(td_pool_join_until(crew.pool, TD_FOREVER), TD_EFORKED);
-        CHECK_STATUS(td_pool_idle_until(crew.pool, TD_FOREVER), TD_EFORKED);
-        CHECK_STATUS(td_pool_block_until(crew.pool, 100, 0, &block), TD_EFORKED);
-        CHECK_STATUS(td_pool_intern(crew.pool, "x", 1, &fn), TD_EFORKED);
-        CHECK_STATUS(td_pool_set_context(crew.pool, "x", 1), TD_EFORKED);
-        CHECK_STATUS(td_task_wait_until(gate, TD_FOREVER), TD_EFORKED);
-        CHECK_STATUS(td_task_cancel(gate, true), TD_EFORKED);
-        CHECK_EQ(td_task_state(gate), TD_TASK_RUNNING);
-        td_pool_get_stats(crew.pool, &stats);
-        CHECK_OK(td_task_result(done, &view)); /* what was there before is still */
-        td_task_unref(gate);
-        td_task_unref(done);
-        td_pool_unref(crew.pool);
-        struct crew own;
-        crew_open(&own, &(struct td_pool_config){.max_workers = 1});
-        CHECK_EQ(crew_value(crew_submit(&own, &(struct op){.code = OP_ADD, .a = 5})), 5);
-        crew_close(&own);
-        _exit(td_atomic_load_relaxed(&test_failures) != 0);
-    }
+    if (child == 0)
+        find_it_inert(&crew, done, gate, group, late);
     CHECK_EQ(test_wait_child(child), 0);
     crew_open_gate(1);
     CHECK_EQ(crew_value(gate), 1);

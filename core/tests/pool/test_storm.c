@@ -1,5 +1,5 @@
-/* tests/pool/test_storm.c: several threads do everything at once, at random, while workers and zygotes are killed. Every
- * task must end, in a state that its own history allows, and nothing may be left. */
+/* tests/pool/test_storm.c: several threads do everything at once, at random, while workers and zygotes are killed.
+ * Every task must end, in a state that its own history allows, and nothing may be left. */
 #include <pthread.h>
 
 #include "tests/pool/crew.h"

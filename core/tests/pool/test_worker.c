@@ -1,5 +1,5 @@
-/* tests/pool/test_worker.c: a worker's end of a pool, with the parent's in the same process: each through a mapping of its own,
- * so that ThreadSanitizer sees the order within each side, and that between them in ring/ only. */
+/* tests/pool/test_worker.c: a worker's end of a pool, with the parent's in the same process: each through a mapping of
+ * its own, so that ThreadSanitizer sees the order within each side, and that between them in ring/ only. */
 #include <pthread.h>
 
 #include "os/event.h"

@@ -1,4 +1,5 @@
-/* tests/pool/test_zygote.c: a zygote in C, its workers, and a parent: from birth to death, each of them killed in turn. */
+/* tests/pool/test_zygote.c: a zygote in C, its workers, and a parent: from birth to death, each of them killed in
+ * turn. */
 #include "pool/zygote.h"
 
 #include <poll.h>

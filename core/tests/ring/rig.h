@@ -1,5 +1,5 @@
-/* tests/ring/rig.h: a pool's shared memory without a pool, and the parent's side of it in its simplest form: slots that are
- * free, tasks that carry a number, replies that carry another. */
+/* tests/ring/rig.h: a pool's shared memory without a pool, and the parent's side of it in its simplest form: slots that
+ * are free, tasks that carry a number, replies that carry another. */
 #ifndef TD_TESTS_RING_RIG_H
 #define TD_TESTS_RING_RIG_H
 

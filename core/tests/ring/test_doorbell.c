@@ -1,5 +1,5 @@
-/* tests/ring/test_doorbell.c: sleeping and waking: units; for each pair of accesses that must not be reordered (D, W, B) two
- * threads that run into each other at all offsets; and a stress in which everybody sleeps.
+/* tests/ring/test_doorbell.c: sleeping and waking: units; for each pair of accesses that must not be reordered (D, W,
+ * B) two threads that run into each other at all offsets; and a stress in which everybody sleeps.
  *
  * A lost wake-up shows as a sleeper whose deadline passes although the other side has finished and woken nobody. */
 #include "ring/doorbell.h"
