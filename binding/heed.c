@@ -1,8 +1,8 @@
 /* heed.c: a signal that makes a worker leave, at whatever moment it comes.
  *
- * Python only notes a signal, and runs its handler when it is next at a bytecode. A worker that is about to sleep is in C
- * by then, and sleeps on, since the signal has come and interrupts nothing. So the engine is told in the C handler, and
- * Python's is called after it.
+ * Python only notes a signal, and runs its handler when it is next at a bytecode. A worker that is about to sleep is
+ * in C by then, and sleeps on: the signal has come, and interrupts nothing. So the engine is told in the C handler,
+ * and Python's is called after it.
  * Invariant  a child that a task forked leaves the worker alone: it is another process.
  * Crash      nothing is held.   Tests  tests/fault/test_worker_death.py */
 #include "heed.h"
