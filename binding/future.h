@@ -139,8 +139,9 @@ int tb_future_apply(struct tb_state *state, struct tb_future *future, enum tb_ev
 int tb_future_pass_condition(struct tb_future *future);
 /* The lists that watching needs. Critical section held; -1 with MemoryError. */
 int tb_future_watch(struct tb_future *future);
-/* Has the dispatcher told when the task is final. Critical section held. False: it is final already. */
-bool tb_future_observe(struct tb_future *future);
+/* Has the dispatcher told when the task is final. Critical section held. 1; 0: it is final already; -1 with
+ * ForkedPool: a forked child is never told. */
+int tb_future_observe(struct tb_state *state, struct tb_future *future);
 /* Calls it, or logs what it raises as the stdlib does. -1: what is no ordinary error. */
 int tb_future_call_back(struct tb_state *state, struct tb_future *future, PyObject *callback);
 extern PyGetSetDef tb_future_stdlib_getset[];

@@ -30,22 +30,25 @@ int tb_future_watch(struct tb_future *future)
     return 0;
 }
 
-bool tb_future_observe(struct tb_future *future)
+int tb_future_observe(struct tb_state *state, struct tb_future *future)
 {
     if (future->state != TB_ENGINE)
         return !is_done((enum tb_future_state)future->state);
-    if (future->observed)
-        return future->unannounced;
-    if (tb_is_final(td_task_state(future->task)))
-        return false;
-    /* Before the engine may hand it out. */
-    future->observed = future->unannounced = true;
-    Py_INCREF((PyObject *)future);
-    if (td_task_observe(future->task))
-        return true;
-    future->observed = future->unannounced = false;
-    Py_DECREF((PyObject *)future);
-    return false;
+    const bool first = !future->observed;
+    if (first ? tb_is_final(td_task_state(future->task)) : !future->unannounced)
+        return 0;
+    if (first) { /* before the engine may hand it out */
+        future->observed = future->unannounced = true;
+        Py_INCREF((PyObject *)future);
+    }
+    const td_status status = td_task_observe(future->task);
+    if (status == TD_OK || (status != TD_EFORKED && !first))
+        return 1;
+    if (first) {
+        future->observed = future->unannounced = false;
+        Py_DECREF((PyObject *)future);
+    }
+    return status == TD_EFORKED ? tb_raise_status(state, status, NULL) : 0;
 }
 
 /* ---- Telling ------------------------------------------------------------------------------------------------ */
@@ -286,9 +289,8 @@ PyObject *tb_future_add_done_callback(PyObject *self, PyObject *callback)
     if (future->state == TB_ENGINE && !future->observed && tb_dispatch_start(state) < 0)
         return NULL;
     Py_BEGIN_CRITICAL_SECTION(self);
-    if (tb_future_watch(future) < 0) {
-        added = -1;
-    } else if (tb_future_observe(future)) {
+    added = tb_future_watch(future) < 0 ? -1 : tb_future_observe(state, future);
+    if (added > 0) {
         if (future->watch->callbacks == NULL)
             future->watch->callbacks = PyList_New(0);
         added =
@@ -393,24 +395,28 @@ static PyObject *new_condition(void)
 /* Whatever the stdlib asks for makes all of it: it will wait. */
 static int make_stdlib_parts(struct tb_state *state, struct tb_future *future)
 {
-    if (future->watch != NULL && future->watch->condition != NULL && future->watch->waiters != NULL)
-        return 0;
-    if (future->state == TB_ENGINE && tb_dispatch_start(state) < 0)
-        return -1;
-    PyObject *condition = new_condition();
-    PyObject *waiters = PyList_New(0);
-    int made = condition != NULL && waiters != NULL ? 0 : -1;
-    if (made == 0) {
-        Py_BEGIN_CRITICAL_SECTION(future);
-        made = tb_future_watch(future);
-        if (made == 0 && future->watch->condition == NULL) {
-            future->watch->condition = condition;
-            future->watch->waiters = waiters;
-            condition = waiters = NULL;
-            (void)tb_future_observe(future);
+    PyObject *condition = NULL, *waiters = NULL;
+    if (future->watch == NULL || future->watch->condition == NULL) {
+        if (future->state == TB_ENGINE && tb_dispatch_start(state) < 0)
+            return -1;
+        condition = new_condition();
+        waiters = condition != NULL ? PyList_New(0) : NULL;
+        if (waiters == NULL) {
+            Py_XDECREF(condition);
+            return -1;
         }
-        Py_END_CRITICAL_SECTION();
     }
+    int made;
+    Py_BEGIN_CRITICAL_SECTION(future);
+    made = tb_future_watch(future);
+    if (made == 0 && future->watch->condition == NULL) {
+        future->watch->condition = condition;
+        future->watch->waiters = waiters;
+        condition = waiters = NULL;
+    }
+    if (made == 0 && tb_future_observe(state, future) < 0)
+        made = -1;
+    Py_END_CRITICAL_SECTION();
     Py_XDECREF(condition);
     Py_XDECREF(waiters);
     return made;

@@ -271,8 +271,9 @@ const char *td_task_death_stack(const td_task *task);
 void td_task_range(const td_task *task, uint32_t *begin, uint32_t *end);
 td_task *td_task_rest(const td_task *task);
 
-/* Marks the task so that its completion reaches td_observed_pop_until; false when it is final already. */
-bool td_task_observe(td_task *task);
+/* Marks the task so that its completion reaches td_observed_pop_until. TD_EINVAL: it is final already;
+ * TD_EFORKED: it is the parent's, and not final. */
+td_status td_task_observe(td_task *task);
 
 /* ---- The parent: waiting for many ------------------------------------------------------------------------- */
 

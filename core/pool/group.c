@@ -71,11 +71,17 @@ void td_group_free(td_group *group)
     free(group);
 }
 
+/* Is this a forked child's copy of a task that ends in the parent? */
+static bool never_files_locked(const td_task *task)
+{
+    return !task->filed && td__pool_forked(task->pool);
+}
+
 td_status td_group_add(td_group *group, td_task *task)
 {
     td_status status = TD_EINVAL;
     pthread_mutex_lock(&completions);
-    if (!task->filed && td__pool_forked(task->pool)) {
+    if (never_files_locked(task)) {
         status = TD_EFORKED;
     } else if (task->group == NULL) {
         td_task_ref(task);
@@ -123,14 +129,18 @@ td_status td_group_pop_until(td_group *group, int64_t deadline_ns, td_task **out
 
 /* ---- Observers ------------------------------------------------------------------------------------------------- */
 
-bool td_task_observe(td_task *task)
+td_status td_task_observe(td_task *task)
 {
+    td_status status = TD_EINVAL;
     pthread_mutex_lock(&completions);
-    const bool pending = !task->filed;
-    if (pending)
+    if (never_files_locked(task)) {
+        status = TD_EFORKED;
+    } else if (!task->filed) {
         task->observed = true;
+        status = TD_OK;
+    }
     pthread_mutex_unlock(&completions);
-    return pending;
+    return status;
 }
 
 static bool observed_ready(void *unused)

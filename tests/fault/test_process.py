@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import signal
 from collections.abc import Callable
@@ -246,6 +247,35 @@ def test_a_started_pool_is_inert_in_a_forked_child() -> None:
 
         assert in_child(use) == 0
         assert pool.submit(abs, -2).result() == 2
+
+
+def test_nobody_waits_in_a_forked_child_for_what_ends_in_the_parent(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with ProcessPoolExecutor(1) as pool:
+        done, pending, observed = pool.submit(abs, -1), pool.submit(fifo.read_text), pool.submit(abs, -2)
+        assert done.result() == 1
+        observed.add_done_callback(str)
+
+        def use() -> None:
+            waits: list[Callable[[Any], object]] = [
+                treadle.wait,
+                lambda futures: treadle.wait(futures, return_when=treadle.FIRST_EXCEPTION),
+                lambda futures: list(treadle.as_completed(futures)),
+                concurrent.futures.wait,
+                lambda futures: list(concurrent.futures.as_completed(futures)),
+                lambda futures: futures[-1].add_done_callback(str),
+                lambda futures: futures[-1].exception(),
+            ]
+            for future in (pending, observed):
+                for wait in waits:
+                    with pytest.raises(treadle.ForkedPool):
+                        wait([done, future])
+            assert concurrent.futures.wait([done]).done == treadle.wait([done]).done == {done}
+
+        assert in_child(use) == 0
+        fifo.write_text("told")
+        assert (pending.result(), observed.result()) == ("told", 2)
 
 
 def test_a_pool_that_has_not_started_works_in_a_forked_child() -> None:

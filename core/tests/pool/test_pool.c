@@ -409,6 +409,7 @@ static void find_it_inert(struct crew *crew, td_task *done, td_task *gate, td_gr
     CHECK_STATUS(td_pool_set_context(crew->pool, "x", 1), TD_EFORKED);
     CHECK_STATUS(td_task_wait_until(gate, TD_FOREVER), TD_EFORKED);
     CHECK_STATUS(td_task_cancel(gate, true), TD_EFORKED);
+    CHECK_STATUS(td_task_observe(gate), TD_EFORKED);
     CHECK_EQ(td_task_state(gate), TD_TASK_RUNNING);
     td_pool_get_stats(crew->pool, &stats);
     CHECK_OK(td_task_result(done, &view)); /* what was there before is still */
