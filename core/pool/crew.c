@@ -419,8 +419,11 @@ td_status td_pool_own_born(td_pool *pool, int32_t pid)
 /* Is it there, or on its way, and stays? */
 static bool has_hands(const td_pool *pool, uint32_t worker)
 {
+    const struct td_seat *seat = &pool->map.seats[worker];
     const uint32_t state = td_atomic_load_relaxed(&pool->map.states[worker]);
-    return state != TD_SEAT_EMPTY && state != TD_SEAT_LEAVING;
+    const bool did_its_last =
+        seat->max_tasks != 0 && td_atomic_load_relaxed(&seat->tasks_done) >= seat->max_tasks;
+    return state != TD_SEAT_EMPTY && state != TD_SEAT_LEAVING && !did_its_last;
 }
 
 uint32_t td__crew_free_hands(const td_pool *pool)

@@ -42,7 +42,7 @@ class ProcessPoolExecutor(_engine.Executor, _maps.Maps, Executor):
         retries: How often a task may run again after its worker's death.
         timeout: Seconds that a task may run; then it is stopped and fails with TaskTimeout.
         preload: Names of modules that the zygote imports before it forks workers. When one of their files changed, the
-            next worker comes from a fresh zygote.
+            next worker that a submit asks for comes from a fresh zygote.
         retry_on: Exception types after which a task is run again as well, in the same worker, up to `retries` times.
         forward_output: Whether prints, warnings and log records of the workers go to this process's `sys.stdout`,
             `sys.stderr` and loggers; by default where those are not the process's own descriptors (Jupyter, pytest).

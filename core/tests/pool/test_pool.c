@@ -250,6 +250,18 @@ TD_TEST(results_of_many_dead_workers_take_few_addresses)
     }
 }
 
+TD_TEST(a_worker_that_has_done_its_last_task_is_no_hand)
+{
+    for (uint32_t max_tasks = 0; max_tasks <= 1; max_tasks++) {
+        struct crew crew;
+        crew_open(&crew, &(struct td_pool_config){.max_workers = 1, .max_tasks_per_worker = max_tasks});
+        CHECK(td_pool_is_short_handed(crew.pool));
+        CHECK_EQ(crew_value(crew_submit(&crew, &(struct op){.code = OP_ADD, .a = 5})), 5);
+        CHECK_EQ(td_pool_is_short_handed(crew.pool), max_tasks == 1);
+        crew_close(&crew);
+    }
+}
+
 /* ---- Blocks for arguments ---- */
 
 static void fill_and_submit(const struct crew *crew, uint64_t bytes, const struct op *op, td_task **task)
