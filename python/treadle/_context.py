@@ -14,7 +14,7 @@ import sys
 import warnings
 from typing import Any
 
-from . import _engine
+from . import _engine, _zygote
 
 THREADS = "TREADLE_THREADS"
 """The option with the CPUs that a worker may use: BLAS, OpenMP and pools made inside it keep to it."""
@@ -33,8 +33,8 @@ def capture(
         "path": search_path(),
         "argv": [str(argument) for argument in getattr(sys, "argv", [])],
         "umask": current_umask(),
-        "environ": {**os.environ, THREADS: str(threads)},
-        "filters": warning_filters(),
+        "environ": {**users_environment(), THREADS: str(threads)},
+        "filters": [_zygote.described(item) for item in warnings.filters],
         "name": "TreadleWorker",
         "parent_pid": os.getpid(),
         "threads": threads,
@@ -54,6 +54,11 @@ def capture(
     if imports:
         context["imports"] = imports
     return marshal.dumps(context)
+
+
+def users_environment() -> dict[str, str]:
+    """The environment, less the limits that this process was given where it is a worker."""
+    return {name: value for name, value in os.environ.items() if _zygote.limits.get(name) != value}
 
 
 def search_path() -> list[str]:
@@ -77,23 +82,6 @@ def current_umask() -> int:
     umask = os.umask(0o077)
     os.umask(umask)
     return umask
-
-
-def warning_filters() -> list[tuple[str, str | None, str, str | None, int]]:
-    """The warning filters, categories by name; those that a fresh interpreter can't find are left out."""
-    found = []
-    filters: list[Any] = list(warnings.filters)
-    for action, message, category, module, line in filters:
-        home = category.__module__
-        if home != "__main__" and "<locals>" not in category.__qualname__:
-            found.append((action, pattern(message), f"{home}:{category.__qualname__}", pattern(module), line))
-    return found
-
-
-def pattern(regex: Any) -> str | None:
-    """The source of a compiled pattern; a plain string is one already."""
-    text: str | None = getattr(regex, "pattern", regex)
-    return text
 
 
 def main_module(name: str) -> dict[str, str]:

@@ -10,9 +10,9 @@ from . import _engine, _zygote
 
 def import_all(channel: int, names: list[str]) -> None:
     """Imports the modules that all workers share; a failure is the pool's failure."""
-    own = (
-        _zygote.set_thread_variables("1") if names else []
-    )  # BLAS starts its threads when it is imported, a zygote has none
+    # BLAS starts its threads when it is imported, and a zygote has none.
+    before = {variable: os.environ.get(variable) for variable in _zygote.THREAD_VARIABLES} if names else {}
+    os.environ.update(dict.fromkeys(before, "1"))
     name = ""
     try:
         for name in names:
@@ -20,8 +20,11 @@ def import_all(channel: int, names: list[str]) -> None:
     except BaseException:
         _engine.zygote_fail(channel, f"preload: importing {name!r} failed\n{_zygote.formatted()}")
         os._exit(1)
-    for name in own:
-        del os.environ[name]
+    for variable, value in before.items():
+        if value is not None:
+            os.environ[variable] = value
+        else:
+            os.environ.pop(variable, None)
     try:
         threads = len(os.listdir("/proc/self/task"))
     except OSError:  # /proc is hidden: those that Python made are all that can be counted

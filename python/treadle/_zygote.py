@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     Inherited = tuple[Callable[..., object], tuple[Any, ...]]
-    Taken = tuple[dict[str, Any], bool]  # a context, and whether the variables that limit threads are ours
+    Context = dict[str, Any]
     Filter = tuple[str, str | None, str, str | None, int]
 
 THREAD_VARIABLES = (
@@ -41,6 +41,9 @@ THREAD_VARIABLES = (
     "BLIS_NUM_THREADS",
 )
 NUMERIC = ("numpy", "scipy", "sklearn", "torch", "mkl")  # what brings BLAS or OpenMP along
+
+limits: dict[str, str] = {}
+"""Those variables that were set here, and not by the user: pools inside a worker have smaller shares to set."""
 
 WORKER_OOM_SCORE = 500
 """Thousandths of the memory by which a worker seems larger than it is to the kernel's OOM killer."""
@@ -73,15 +76,15 @@ def serve(channel: int, inherited: Inherited | None, *, forked: bool = True) -> 
     if forked:
         leave_user_behind()
     settle()
-    context: bytes | None = None
-    taken: Taken = {}, False
+    data: bytes | None = None
+    context: Context = {}
     while True:
         birth = _engine.zygote_serve(channel)
         if birth is None:
             os._exit(0)
-        if context != birth.context:
-            context = birth.context
-            taken = take_over(context, channel)
+        if data != birth.context:
+            data = birth.context
+            context = take_over(data, channel)
             gc.freeze()  # the collector's marks would unshare every page, and so would a collection first
         try:
             pid = os.fork()
@@ -89,7 +92,7 @@ def serve(channel: int, inherited: Inherited | None, *, forked: bool = True) -> 
             pid = -(error.errno or 1)
         _engine.zygote_forked(channel, birth, pid)
         if pid == 0:
-            work(birth, taken, inherited)
+            work(birth, context, inherited)
 
 
 def work_alone(channel: int, inherited: Inherited | None) -> NoReturn:
@@ -129,13 +132,13 @@ def leave_user_behind() -> None:
 # --- the worker
 
 
-def work(birth: _engine.Birth, taken: Taken, inherited: Inherited | None) -> NoReturn:
+def work(birth: _engine.Birth, context: Context, inherited: Inherited | None) -> NoReturn:
     """A worker's life."""
     status = 1
     try:
         birth.attach()
         go_first()
-        if prepare(birth, taken, inherited):
+        if prepare(birth, context, inherited):
             birth.run()
             status = 0
     except SystemExit:
@@ -167,14 +170,13 @@ def go_first() -> None:
         os.close(file)
 
 
-def prepare(birth: _engine.Birth, taken: Taken, inherited: Inherited | None) -> bool:
+def prepare(birth: _engine.Birth, context: Context, inherited: Inherited | None) -> bool:
     """Makes the process what the user expects of a worker; False when that failed, which the pool was told."""
-    context, limited = taken
     set_signals(birth)
     if birth.stack_fd >= 0:
         faulthandler.enable(birth.stack_fd)
     try:
-        become(context, birth.index, limited)
+        become(context, birth.index)
         if _engine.option("TRACE"):
             from . import _trace
 
@@ -304,9 +306,9 @@ def let_children_go(birth: _engine.Birth) -> None:
 # --- the context
 
 
-def take_over(data: bytes, channel: int) -> Taken:
+def take_over(data: bytes, channel: int) -> Context:
     """Puts a process that will be a worker, or will fork workers, where the user is, as far as that is inherited."""
-    context: dict[str, Any] = marshal.loads(data) if data else {}
+    context: Context = marshal.loads(data) if data else {}
     try:
         if "path" in context:
             sys.path[:] = context["path"]
@@ -325,7 +327,8 @@ def take_over(data: bytes, channel: int) -> Taken:
             set_filters(context["filters"])
         for name in context.get("imports", ()):
             import_ahead(name)
-        return context, bool(set_thread_variables(str(context.get("threads", 1))))
+        set_thread_variables(str(context.get("threads", 1)))
+        return context
     except BaseException:
         _engine.zygote_fail(channel, f"no worker could be put where this process is\n{formatted()}")
         os._exit(1)
@@ -339,12 +342,12 @@ def import_ahead(name: str) -> None:
         pass  # a worker that needs it finds out, and tells whom it concerns
 
 
-def become(context: dict[str, Any], index: int, limited: bool) -> None:
+def become(context: Context, index: int) -> None:
     """Makes a process that took over the context the worker of that number."""
-    if limited and any(name in sys.modules for name in NUMERIC):
-        import threadpoolctl  # type: ignore[import-untyped]
+    if any(name in sys.modules for name in NUMERIC):
+        from . import _share
 
-        threadpoolctl.threadpool_limits(context.get("threads", 1))
+        _share.limit_loaded(context.get("threads", 1))
     _identity.set_identity(context, index)
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
@@ -366,12 +369,13 @@ def set_environment(wanted: dict[str, str]) -> None:
             os.environ[name] = value
 
 
-def set_thread_variables(count: str) -> list[str]:
-    """Holds BLAS and OpenMP to so many threads where the user says nothing; returns the variables that were set."""
-    own = [name for name in THREAD_VARIABLES if name not in os.environ]
-    for name in own:
-        os.environ[name] = count
-    return own
+def set_thread_variables(count: str) -> None:
+    """Holds BLAS and OpenMP to so many threads where the user says nothing."""
+    limits.clear()
+    if "OMP_NUM_THREADS" not in os.environ:  # which all of them heed that have no variable of their own
+        for name in THREAD_VARIABLES:
+            if name not in os.environ:
+                os.environ[name] = limits[name] = count
 
 
 def set_filters(wanted: list[Filter]) -> None:
@@ -386,5 +390,11 @@ def set_filters(wanted: list[Filter]) -> None:
 def described(item: Any) -> Filter:
     """A filter as the context has it."""
     action, message, category, module, line = item
-    name = f"{category.__module__}:{category.__qualname__}"
-    return action, getattr(message, "pattern", message), name, getattr(module, "pattern", module), line
+    message, module = getattr(message, "pattern", message), getattr(module, "pattern", module)
+    return action, message, category_name(category), module, line
+
+
+def category_name(category: type) -> str:
+    """Its module and its name there; of the user's `__main__` multiprocessing may have made `__mp_main__`."""
+    home = "__main__" if category.__module__ == "__mp_main__" else category.__module__
+    return f"{home}:{category.__qualname__}"
