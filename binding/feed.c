@@ -480,7 +480,7 @@ int tb_map_feed(struct tb_map *map)
     uint32_t wanted = chunk_size(map);
     if (wanted == 0)
         return 0;
-    const PyThread_type_lock lock = map->feeding_lock;
+    PyThread_type_lock lock = map->feeding_lock;
     if (lock != NULL) /* at most a reader has it, which is about to let it go */
         (void)PyThread_acquire_lock(lock, WAIT_LOCK);
     map->feeder = PyThread_get_thread_ident();
@@ -496,7 +496,7 @@ int tb_map_feed(struct tb_map *map)
 
 int tb_map_await_feeder(struct tb_map *map, int64_t deadline_ns)
 {
-    const PyThread_type_lock lock = map->feeding_lock;
+    PyThread_type_lock lock = map->feeding_lock;
     if (lock == NULL || map->feeder == PyThread_get_thread_ident()) { /* the input reads the results */
         PyErr_SetString(PyExc_ValueError, "map iterator already executing");
         return -1;
