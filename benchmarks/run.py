@@ -1,6 +1,7 @@
 """Run every benchmark, print its tables, and rewrite docs/benchmarks.md.
 
 python benchmarks/run.py                    all of them
+python benchmarks/run.py round_trip heal    these anew; the page keeps what the others have measured last
 python benchmarks/run.py --rounds 1 --dry   a quick look, which leaves the page alone
 """
 
@@ -11,7 +12,6 @@ import os
 import platform
 import subprocess
 import sys
-import tempfile
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,6 +19,8 @@ from pathlib import Path
 from harness import FOLDER, Report, verdict_table
 
 PAGE = FOLDER.parent / "docs" / "benchmarks.md"
+KEPT = FOLDER.parent / "build" / "benchmarks"
+"""The reports of last time, in a file for each benchmark."""
 BENCHMARKS = (
     "submit_result",
     "round_trip",
@@ -42,7 +44,7 @@ Written by `make bench`, which runs all of it again (half an hour, on a quiet ma
 process of its own, and all peers take their turn in each round, so that they see the same machine. Figures are medians
 over the rounds, with the lowest and the highest in brackets; comparisons are made within a round. What tasks call is in
 an importable module, for all peers alike; every pool has as many workers as there are CPUs. One benchmark alone:
-`python benchmarks/round_trip.py --rounds 5`."""
+`python benchmarks/round_trip.py --rounds 5`; with its part of this page: `python benchmarks/run.py round_trip`."""
 
 
 def processor() -> str:
@@ -80,29 +82,33 @@ def page(reports: list[Report], load_before: float) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def run(name: str, options: list[str], dry: bool) -> bool:
+    """One benchmark, whose report is kept; True: it worked."""
+    start = time.monotonic()
+    saved = [] if dry else [f"--save={KEPT / name}.json"]
+    command = [sys.executable, str(FOLDER / f"{name}.py"), *saved, *options]
+    worked = subprocess.run(command, check=False).returncode == 0
+    print(f"({name}: {time.monotonic() - start:.0f} s)\n", flush=True)
+    return worked
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help=f"by default all: {', '.join(BENCHMARKS)}")
     parser.add_argument("--rounds", type=int, help="in place of each benchmark's own number")
-    parser.add_argument("--only", help="subjects whose names begin so, separated by commas")
+    parser.add_argument("--only", help="subjects whose names begin so, separated by commas; leaves the page alone")
     parser.add_argument("--dry", action="store_true", help="leave docs/benchmarks.md as it is")
     arguments = parser.parse_args()
+    dry = arguments.dry or arguments.only is not None
     load_before = os.getloadavg()[0]
     if load_before > 0.5:
         print(f"The machine is not quiet (load average {load_before:.2f}): the figures are noise.", file=sys.stderr)
-    passed_on = [f"--rounds={arguments.rounds}"] if arguments.rounds else []
-    passed_on += [f"--only={arguments.only}"] if arguments.only else []
-    reports, failed = [], []
-    with tempfile.TemporaryDirectory() as folder:
-        for name in arguments.names or BENCHMARKS:
-            path, start = Path(folder) / f"{name}.json", time.monotonic()
-            command = [sys.executable, str(FOLDER / f"{name}.py"), f"--save={path}", *passed_on]
-            if subprocess.run(command, check=False).returncode != 0:
-                failed.append(name)
-                continue
-            reports.append(Report.load(path))
-            print(f"({name}: {time.monotonic() - start:.0f} s)\n", flush=True)
-    if not (arguments.dry or arguments.names or failed):
+    options = [f"--rounds={arguments.rounds}"] if arguments.rounds else []
+    options += [f"--only={arguments.only}"] if arguments.only else []
+    KEPT.mkdir(parents=True, exist_ok=True)
+    failed = [name for name in arguments.names or BENCHMARKS if not run(name, options, dry)]
+    if not dry and not failed:
+        reports = [Report.load(path) for name in BENCHMARKS if (path := KEPT / f"{name}.json").exists()]
         PAGE.write_text(page(reports, load_before))
         print(f"written: {PAGE.relative_to(FOLDER.parent)}")
     if failed:
