@@ -151,6 +151,24 @@ def run_program(source: str, **environment: str) -> Figures:
     return figures
 
 
+def bare(loops: Sequence[int]) -> tuple[float, list[float]]:
+    """The least that calls of `work.burn` cost: `peers.bare`, in an interpreter of its own.
+
+    Returns the seconds of all together, and of each, in order.
+    """
+    source = "import json, sys, peers, work; print(json.dumps(peers.bare(work.burn, json.load(sys.stdin), %d)))"
+    done = subprocess.run(
+        [sys.executable, "-c", source % WORKERS],
+        env={**os.environ, "PYTHONPATH": str(FOLDER)},
+        input=json.dumps(list(loops)),
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
+    seconds, each = json.loads(done)
+    return seconds, each
+
+
 # --- running
 
 

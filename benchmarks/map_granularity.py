@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import time
+from collections.abc import Callable
 
 import harness
 import work
-from harness import WORKERS, Claim, Figures, Round
-from peers import Peer, StdlibThreads, TreadleStdlibCompleted, undisturbed
+from harness import WORKERS, Claim, Figures, bare
+from peers import Peer, StdlibThreads, TreadleStdlibCompleted
 
 # Microseconds of a task -> how many of them: a second of work for each worker.
 COUNTS = {10: 100_000 * WORKERS, 100: 10_000 * WORKERS}
@@ -21,45 +23,36 @@ def loops(us: int, settings: Figures) -> int:
     return round(us * settings["loops_per_us"])
 
 
+def share(us: int, count: int, settings: Figures, job: Callable[[list[int]], object]) -> float:
+    """What the tasks take in bare processes right before and after, over what they take in the pool."""
+    tasks = [loops(us, settings)] * count
+    before, _ = bare(tasks)
+    start = time.perf_counter()
+    job(tasks)
+    seconds = time.perf_counter() - start
+    after, _ = bare(tasks)
+    return (before + after) / 2 / seconds
+
+
 def measure(pool: Peer, settings: Figures) -> Figures:
     figures: Figures = {}
     for us, count in COUNTS.items():
-        count //= pool.slowness
-        start = time.perf_counter()
-        pool.map(work.burn, [loops(us, settings)] * count)
-        figures[f"map_{us}"] = (time.perf_counter() - start) / count
+        job = functools.partial(pool.map, work.burn)
+        figures[f"share_map_{us}"] = share(us, count // pool.slowness, settings, job)
     if type(pool).collect_completed is not Peer.collect_completed:
         count = COUNTS[100] // pool.slowness
-        start = time.perf_counter()
-        pool.collect_completed(work.burn, [(loops(100, settings),)] * count)
-        figures["completed_100"] = (time.perf_counter() - start) / count
+        figures["share_completed_100"] = share(
+            100, count, settings, lambda tasks: pool.collect_completed(work.burn, [(task,) for task in tasks])
+        )
     return figures
 
 
-def measure_bare(settings: Figures) -> Figures:
-    figures: Figures = {}
-    for us, count in COUNTS.items():
-        seconds, _ = undisturbed(work.burn, [loops(us, settings)] * count, WORKERS)
-        figures[f"map_{us}"] = seconds / count
-    return {**figures, "completed_100": figures["map_100"]}
-
-
-def shares(done: Round) -> None:
-    """What a task would take with no pool at all, over what it took."""
-    ideal = done[IDEAL]
-    for figures in done.values():
-        for name, seconds in list(figures.items()):
-            figures[f"share_{name}"] = ideal[name] / seconds
-
-
-IDEAL = "bare processes"
 BENCHMARK = harness.Benchmark(
     question="How small may a task be?",
     method="Tasks that keep a CPU busy for 10 and for 100 us, a second of work for each worker (less of it where "
     "each item is a task of its own). The figures are shares of the ideal: what processes take that are forked "
-    "beforehand, call the function in a loop, and do nothing else (the best of three).",
+    "beforehand, call the function in a loop, and do nothing else, right before and right after (their mean).",
     subjects=[
-        harness.Subject(IDEAL, measure_bare),
         *harness.pool_subjects(
             measure, more={"stdlib threads": StdlibThreads, "treadle, stdlib's as_completed": TreadleStdlibCompleted}
         ),
@@ -80,7 +73,6 @@ BENCHMARK = harness.Benchmark(
         ),
     ],
     settings=settings,
-    derive=shares,
 )
 
 if __name__ == "__main__":

@@ -244,12 +244,6 @@ class Ray(Peer):
 # --- no pool at all
 
 
-def undisturbed(fn: Function, items: Sequence[Any], workers: int) -> tuple[float, list[float]]:
-    """The least that the work costs: the best of a few runs of `bare`, as a whole and for each item."""
-    runs = [bare(fn, items, workers) for _ in range(3)]
-    return min(seconds for seconds, _ in runs), [min(each) for each in zip(*(times for _, times in runs), strict=True)]
-
-
 def bare(fn: Function, items: Sequence[Any], workers: int) -> tuple[float, list[float]]:
     """Forked processes that call the function on every n-th item, and do nothing else.
 
