@@ -39,6 +39,19 @@ BENCHMARKS = (
 PACKAGES = ("treadle", "loky", "joblib", "dask", "distributed", "ray", "numpy", "cloudpickle")
 
 
+WHY = {
+    "first result with zygote, times the stdlib's with forkserver": "About 7 ms are the interpreter's own start; the "
+    "rest is imports in the zygote, a fork, and the worker's first task. Both sides swing by half from one minute to "
+    "the next.",
+    "first result with fork, times the stdlib's with fork": "Both fork twice: the stdlib two workers, Treadle a worker "
+    "and the zygote. About half of Treadle's time is that and its consequences: page faults after it 42 %, the two "
+    "clones 9 % (perf).",
+    "memory of the idle workers, times the stdlib's default pool": "The stdlib's workers are forked from the program "
+    "itself and share its pages; Treadle's are three processes (with the zygote) that share only each other's, and "
+    "what is the program's file-backed memory.",
+}
+"""Claim -> what keeps it from its bar, for the page, where it misses."""
+
 INTRODUCTION = """\
 Written by `make bench`, which runs all of it again (half an hour, on a quiet machine). Each sample is taken in a
 process of its own, and all peers take their turn in each round, so that they see the same machine. Figures are medians
@@ -77,6 +90,7 @@ def page(reports: list[Report], load_before: float) -> str:
         machine(load_before),
         f"## The bars: {met} of {len(verdicts)} met",
         verdict_table(verdicts),
+        *(f"*{each.text}*: {WHY[each.text]}" for each in verdicts if not each.met and each.text in WHY),
         *(report.text().rstrip() for report in reports),
     ]
     return "\n\n".join(parts) + "\n"
