@@ -40,6 +40,10 @@ PACKAGES = ("treadle", "loky", "joblib", "dask", "distributed", "ray", "numpy", 
 
 
 WHY = {
+    "map of 100 us tasks": "The ideal is balanced perfectly and has both CPUs to itself; here the program reads the "
+    "input and the results on the same two.",
+    "submit + as_completed of 100 us tasks": "Each completion wakes the program, on one of the two CPUs that the "
+    "workers need: a wake-up for several at a time would help, and would delay each.",
     "first result with zygote, times the stdlib's with forkserver": "About 7 ms are the interpreter's own start; the "
     "rest is imports in the zygote, a fork, and the worker's first task. Both sides swing by half from one minute to "
     "the next.",
