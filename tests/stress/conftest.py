@@ -5,6 +5,7 @@ The seed is in the header of the run: TREADLE_TEST_SEED=... repeats the choices,
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -37,8 +38,9 @@ class Killer:
         alive = [pid for pid in pids if pid > 0 and pid not in self.killed]
         if alive:
             victim = self.rng.choice(alive)
-            os.kill(victim, signal.SIGKILL)
-            self.killed.add(victim)
+            with contextlib.suppress(ProcessLookupError):  # its own task may have ended it since
+                os.kill(victim, signal.SIGKILL)
+                self.killed.add(victim)
 
     def read_log(self) -> None:
         """The engine keeps the latest 256 only."""
