@@ -191,9 +191,7 @@ td_status td_drain_wait_until(td_condition *ready, void *context, int64_t deadli
     if (ready(context))
         return TD_OK;
     struct waiter self = {.ready = ready, .context = context};
-    pthread_mutex_lock(&drain.sources_lock);
-    td_status status = make_bell_locked();
-    pthread_mutex_unlock(&drain.sources_lock);
+    td_status status = td_drain_make_bell();
     td_atomic_fetch_add_seq(&drain.waiting, 1);
     pthread_mutex_lock(&drain.lock);
     while (status == TD_OK && !ready(context)) {
