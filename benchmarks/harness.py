@@ -141,13 +141,23 @@ def with_pool(peer: type[peers.Peer], measure: Callable[[peers.Peer, Figures], F
         return measure(pool, settings)
 
 
+def run_source(source: str, given: str = "", **environment: str) -> str:
+    """Runs Python source in a bare interpreter, `given` on its standard input; what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-c", source],
+        env={**os.environ, "PYTHONPATH": str(FOLDER), **environment},
+        input=given,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=SAMPLE_LIMIT_S,
+    )
+    return done.stdout
+
+
 def run_program(source: str, **environment: str) -> Figures:
-    """Runs Python source in a bare interpreter; its last line of output is a dict of figures."""
-    own = {**os.environ, "PYTHONPATH": str(FOLDER), **environment}
-    output = subprocess.run(
-        [sys.executable, "-c", source], env=own, check=True, capture_output=True, text=True, timeout=SAMPLE_LIMIT_S
-    ).stdout
-    figures: Figures = ast.literal_eval(output.strip().splitlines()[-1])
+    """The same for a program whose last line of output is a dict of figures."""
+    figures: Figures = ast.literal_eval(run_source(source, **environment).strip().splitlines()[-1])
     return figures
 
 
@@ -157,15 +167,7 @@ def bare(loops: Sequence[int]) -> tuple[float, list[float]]:
     Returns the seconds of all together, and of each, in order.
     """
     source = "import json, sys, peers, work; print(json.dumps(peers.bare(work.burn, json.load(sys.stdin), %d)))"
-    done = subprocess.run(
-        [sys.executable, "-c", source % WORKERS],
-        env={**os.environ, "PYTHONPATH": str(FOLDER)},
-        input=json.dumps(list(loops)),
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    ).stdout
-    seconds, each = json.loads(done)
+    seconds, each = json.loads(run_source(source % WORKERS, json.dumps(list(loops))))
     return seconds, each
 
 
