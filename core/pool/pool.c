@@ -304,10 +304,10 @@ static void destroy(td_pool *pool)
     pthread_mutex_lock(&registry_lock);
     td_list_remove(&pool->registry_link);
     pthread_mutex_unlock(&registry_lock);
+    td__crew_fini(pool); /* before the context, of which a worker on its way has a use */
     free(pool->context); /* its block goes with the arena */
     if (pool->intern.buckets != NULL)
         td__intern_fini(&pool->intern, pool->args_arena);
-    td__crew_fini(pool);
     free(pool->free_slots);
     free(pool->slot_tasks);
     free(pool->deaths);
