@@ -4,6 +4,10 @@
  * gets the task's position and the worker SIGURG, whose handler raises an exception in the task if it still runs that
  * position; after the grace time the worker is killed. Either way the task then ends as its doom says.
  *
+ * One signal is not enough. When it comes between an interpreter's last look at its flag and a system call that waits
+ * (a sleep, a read), the handler's exception waits as long as the call. So the signal is sent again, each time after
+ * twice the pause, until the worker has taken its position back out of the seat.
+ *
  * Timeouts need no clock per task. A worker writes when it started; nobody is told. A task that is queued can't run out
  * before now + the shortest timeout of all, so the native thread looks at the running tasks (one per worker) then, and
  * at the exact time of each of those that run.
@@ -12,6 +16,8 @@
 
 #include "base/trace.h"
 #include "pool/pool.h"
+
+#define FIRST_NUDGE_NS (5 * TD_NS_PER_MS)
 
 /* The worker that runs the task, -1 when none does (any more). */
 static int64_t runner_locked(const td_task *task)
@@ -36,6 +42,8 @@ td_status td__task_doom_locked(td_task *task, enum td_doom doom)
     member->kill_position = position;
     member->kill_slot = task->slot;
     member->kill_at_ns = td_deadline_after(pool->config.grace_ns);
+    member->nudge_at_ns = td_deadline_after(FIRST_NUDGE_NS);
+    member->nudge_pause_ns = 2 * FIRST_NUDGE_NS;
     td_native_wake();
     TD_TRACE(CANCEL, task->slot, 1);
     return TD_OK;
@@ -176,30 +184,50 @@ static bool deserves_kill(const td_pool *pool, const struct td_member *member, u
                                              td_word(member->kill_position, worker, TD_SLOT_CLAIMED);
 }
 
-/* Sees to one worker's task: timed out? to be killed? Returns when to look again. */
-static int64_t keep_member_locked(td_pool *pool, uint32_t worker, int64_t now)
+/* Has the worker not taken notice of the exception signal for what it still runs? */
+static bool unheard(const td_pool *pool, const struct td_member *member, uint32_t worker)
+{
+    return member->kill_position != 0 && deserves_kill(pool, member, worker) &&
+           td_atomic_load_relaxed(&pool->map.seats[worker].interrupt) == member->kill_position;
+}
+
+/* Signals again, or kills, whom its doom does not reach. Returns when to look again. */
+static int64_t keep_doomed_locked(td_pool *pool, uint32_t worker, int64_t now)
 {
     struct td_member *member = &pool->members[worker];
     if (member->kill_at_ns != TD_FOREVER && !deserves_kill(pool, member, worker))
         member->kill_at_ns = TD_FOREVER; /* the exception was enough */
+    if (member->nudge_at_ns != TD_FOREVER && !unheard(pool, member, worker))
+        member->nudge_at_ns = TD_FOREVER;
     if (member->kill_at_ns <= now) {
         td__crew_signal_locked(pool, worker, SIGKILL);
         member->kill_at_ns = TD_FOREVER;
+        member->nudge_at_ns = TD_FOREVER;
     }
-    int64_t next = member->kill_at_ns;
+    if (member->nudge_at_ns <= now) {
+        td__crew_signal_locked(pool, worker, SIGURG);
+        member->nudge_at_ns = td_deadline_from(now, member->nudge_pause_ns);
+        member->nudge_pause_ns *= 2;
+    }
+    return member->nudge_at_ns < member->kill_at_ns ? member->nudge_at_ns : member->kill_at_ns;
+}
+
+/* Sees to one worker's task: timed out? to be stopped? Returns when to look again. */
+static int64_t keep_member_locked(td_pool *pool, uint32_t worker, int64_t now)
+{
+    int64_t expires_ns = TD_FOREVER;
     const uint64_t current = td_atomic_load_relaxed(&pool->map.seats[worker].current);
     td_task *task =
         td_cell_slot(current) < pool->map.slot_count ? pool->slot_tasks[td_cell_slot(current)] : NULL;
     const bool runs = task != NULL && runner_locked(task) == (int64_t)worker;
     if (runs && task->timeout_ns > 0 && task->doom == TD_DOOM_NONE) {
         const int64_t started_ns = (int64_t)td_atomic_load_relaxed(&pool->map.slots[task->slot].started_ns);
-        const int64_t expires_ns = td_deadline_from(started_ns == 0 ? now : started_ns, task->timeout_ns);
+        expires_ns = td_deadline_from(started_ns == 0 ? now : started_ns, task->timeout_ns);
         if (expires_ns <= now && td__task_doom_locked(task, TD_DOOM_TIMEOUT) == TD_OK)
-            next = member->kill_at_ns;
-        else if (expires_ns < next)
-            next = expires_ns;
+            expires_ns = TD_FOREVER;
     }
-    return next;
+    const int64_t force_ns = keep_doomed_locked(pool, worker, now);
+    return expires_ns < force_ns ? expires_ns : force_ns;
 }
 
 int64_t td__timeouts_keep_locked(td_pool *pool, int64_t now)

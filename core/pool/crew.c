@@ -334,7 +334,13 @@ static td_status order_locked(td_pool *pool, uint32_t worker, int *child_end)
     struct td_member *member = &pool->members[worker];
     struct dowry dowry;
     *member = (struct td_member){
-        .pidfd = -1, .lifeline = -1, .stack_fd = -1, .channel = -1, .kill_at_ns = TD_FOREVER};
+        .pidfd = -1,
+        .lifeline = -1,
+        .stack_fd = -1,
+        .channel = -1,
+        .kill_at_ns = TD_FOREVER,
+        .nudge_at_ns = TD_FOREVER,
+    };
     td_status status = equip(member, &dowry);
     if (status != TD_OK)
         return status;

@@ -98,6 +98,28 @@ def test_cancel_by_force_lets_the_task_clean_up(meeting: Callable[[], Any], tmp_
     assert mark.exists()
 
 
+def miss_the_first(where: Any) -> None:
+    heed = signal.getsignal(signal.SIGURG)
+    assert callable(heed)
+    signal.signal(signal.SIGURG, lambda number, frame: signal.signal(signal.SIGURG, heed) and None)
+    pause(where)
+
+
+def test_a_cancel_whose_first_signal_came_to_nothing_is_not_lost(
+    meeting: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TREADLE_GRACE", "1h")
+    where = meeting()
+    with ProcessPoolExecutor(1) as pool:
+        worker = pool.submit(os.getpid).result()
+        future = pool.submit(miss_the_first, where)
+        where.in_test()
+        future.cancel(force=True)
+        with pytest.raises(CancelledError):
+            future.result()
+        assert pool.submit(os.getpid).result() == worker
+
+
 # --- Ctrl-C, in a process of its own
 
 INTERRUPTED = {
