@@ -37,7 +37,7 @@ static const char *const type_expectations[] = {
     "expected 0 or 1",
     "expected a whole number that is not negative",
     "expected bytes, such as 4096, 64M or 2G",
-    "expected a duration, such as 500ms, 2s or 0.5",
+    "expected a duration, such as 500ms, 2s, 10min or 0.5",
     "expected auto, off or microseconds",
     "",
 };
@@ -52,8 +52,14 @@ typedef struct unit {
 static const unit byte_units[] = {
     {"", 1}, {"K", INT64_C(1) << 10}, {"M", INT64_C(1) << 20}, {"G", INT64_C(1) << 30}, {"T", INT64_C(1) << 40},
     {0}};
-static const unit second_units[] = {{"", 1000000000}, {"ns", 1},         {"us", 1000},
-                                    {"ms", 1000000},  {"s", 1000000000}, {0}};
+static const unit second_units[] = {{"", 1000000000},
+                                    {"ns", 1},
+                                    {"us", 1000},
+                                    {"ms", 1000000},
+                                    {"s", 1000000000},
+                                    {"min", INT64_C(60000000000)},
+                                    {"h", INT64_C(3600000000000)},
+                                    {0}};
 static const unit micro_units[] = {{"", 1000},      {"ns", 1},         {"us", 1000},
                                    {"ms", 1000000}, {"s", 1000000000}, {0}};
 static const unit plain_units[] = {{"", 1}, {0}};

@@ -54,7 +54,7 @@ class ProcessPoolExecutor(_engine.Executor, _maps.Maps, Executor):
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        _engine.reload_options()
+        _options.read_environment()
         if _engine.option("INLINE"):
             from . import _inline
 

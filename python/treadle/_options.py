@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from types import EllipsisType
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
     from ._executor import ProcessPoolExecutor
 
 T = TypeVar("T")
+
+
+def read_environment() -> None:
+    """Takes over the `TREADLE_*` variables as they are now; warns of one that is not understood."""
+    problem = _engine.reload_options()
+    if problem is not None:
+        warnings.warn(f"{problem}; the default is in force", RuntimeWarning, stacklevel=3)
 
 
 class TaskOptions(Maps, Executor):

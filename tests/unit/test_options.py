@@ -224,5 +224,13 @@ def test_an_argument_of_a_wrong_type_is_named(wrong: dict[str, Any]) -> None:
         ProcessPoolExecutor(1, **wrong)
 
 
+def test_a_variable_that_is_not_understood_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TREADLE_GRACE", "soon")
+    refusal = "^TREADLE_GRACE=soon: expected a duration.*the default is in force$"
+    with pytest.warns(RuntimeWarning, match=refusal) as told, ProcessPoolExecutor(1) as pool:
+        assert pool.submit(abs, -1).result() == 1
+    assert [warning.filename for warning in told] == [__file__]
+
+
 def test_the_command_tells_its_version() -> None:
     assert run_command("--version") == f"treadle {treadle.__version__}\n"

@@ -47,6 +47,8 @@ TD_TEST(durations_take_units_and_bare_seconds)
     CHECK_EQ(parsed(TD_OPTION_DURATION, "250ms"), 250000000);
     CHECK_EQ(parsed(TD_OPTION_DURATION, "7us"), 7000);
     CHECK_EQ(parsed(TD_OPTION_DURATION, "9ns"), 9);
+    CHECK_EQ(parsed(TD_OPTION_DURATION, "2min"), 120 * INT64_C(1000000000));
+    CHECK_EQ(parsed(TD_OPTION_DURATION, "1h"), 3600 * INT64_C(1000000000));
 }
 
 TD_TEST(spin_is_auto_off_or_microseconds)
