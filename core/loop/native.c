@@ -45,7 +45,7 @@ static td_status open_poller_locked(void)
     status = td_poller_add(native.poller, native.wake_fd, TD_POLL_IN, TAG_EVENT | (uint32_t)native.wake_fd);
     if (status != TD_OK)
         goto no_watch;
-    td_atomic_store_release(&native.has_poller, 1); /* W */
+    TD_EDGE(native_W, td_atomic_store_release, td_atomic_store_relaxed)(&native.has_poller, 1); /* W */
     return TD_OK;
 no_watch:
     close(native.wake_fd);

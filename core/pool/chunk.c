@@ -168,7 +168,7 @@ void td__chunk_cut_locked(td_task *task)
 static uint32_t take_published_locked(td_task *task, const struct td_slot *slot, struct td_member *member)
 {
     const uint32_t done = td_atomic_load_acquire(&slot->partial_items); /* T */
-    const uint64_t ref = td_atomic_load_relaxed(&slot->partial_ref);
+    const uint64_t ref = td_atomic_load_acquire(&slot->partial_ref);    /* M */
     if (done == 0 || done > task->end - task->begin || ref == 0)
         return 0;
     /* The bytes may run beyond the items: they say how long they are. */

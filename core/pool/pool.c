@@ -468,7 +468,7 @@ td_status td__pool_start(td_pool *pool)
     if (td_atomic_load_relaxed(&pool->started) == 0) {
         status = is_closed(pool) ? TD_ECLOSED : join_loop_locked(pool);
         if (status == TD_OK)
-            td_atomic_store_release(&pool->started, 1); /* L */
+            TD_EDGE(pool_L, td_atomic_store_release, td_atomic_store_relaxed)(&pool->started, 1); /* L */
     }
     pthread_mutex_unlock(&registry_lock);
     return status;

@@ -104,7 +104,7 @@ void td__task_finish_locked(td_task *task, enum td_task_state state)
     if (task->timeout_ns > 0)
         pool->timed--;
     TD_TRACE(COMPLETE, td_atomic_load_relaxed(&task->position), state);
-    td_atomic_store_release(&task->state, (uint32_t)state); /* F */
+    TD_EDGE(task_F, td_atomic_store_release, td_atomic_store_relaxed)(&task->state, (uint32_t)state); /* F */
     td__completed_file(task);
     pool->news = true;
     td_atomic_fetch_sub_seq(&pool->outstanding, 1);

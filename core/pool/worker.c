@@ -11,7 +11,7 @@
  *                parent, which may cut `range`.
  *             I2 a block of the arena is in one of three hands: the caller's, the slot's (published results), or the
  *                parent's (lent, from reply on). What the slot names is never freed while it is named.
- * Ordering    A and S (ring/) bring the request; C and R carry the reply; T the results of a chunk's items, T' the move
+ * Ordering    A and S (ring/) bring the request; C and R carry the reply; T the results of a chunk's items, M the move
  *             of the block that holds them: copy -> release partial_ref -> acquire partial_ref -> read.
  * Crash       at any point: the task claimed is lost, but for the items published, and nothing else.
  * Bad data    a cell, range, or ref that fails its check makes next return TD_EPROTO, and the worker must leave: the
@@ -498,7 +498,8 @@ td_status td_worker_block_grow(td_worker *worker, struct td_block *block, uint64
         return status;
     memcpy(grown.data, block->data, used);
     if (worker->partial_ref == block->ref && worker->slot != NULL) {
-        td_atomic_store_release(&worker->slot->partial_ref, grown.ref); /* T' */
+        TD_EDGE(slot_M, td_atomic_store_release, td_atomic_store_relaxed)
+        (&worker->slot->partial_ref, grown.ref); /* M */
         worker->partial_ref = grown.ref;
     }
     td_arena_free(worker->results, block->ref);
@@ -527,7 +528,7 @@ void td_worker_publish(td_worker *worker, const struct td_block *block, uint64_t
         return;
     slot->result_bytes = used_bytes; /* may run ahead of the items: it is a bound, and all of it is written */
     if (worker->partial_ref != block->ref) {
-        td_atomic_store_release(&slot->partial_ref, block->ref); /* T' */
+        td_atomic_store_release(&slot->partial_ref, block->ref); /* M */
         worker->partial_ref = block->ref;
     }
     TD_EDGE(slot_T, td_atomic_store_release, td_atomic_store_relaxed)(&slot->partial_items, items_done); /* T */

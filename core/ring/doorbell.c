@@ -112,7 +112,8 @@ void td_bell_ring_loud(struct td_bell_map *map)
 uint32_t td_bell_listen(struct td_bell_map *map)
 {
     const uint32_t seen = td_atomic_load_seq(&map->bell->rings);
-    td_atomic_fetch_or_seq(&map->bell->listen, TD_LISTEN_FUTEX); /* B1 */
+    (void)TD_EDGE(bell_B1, td_atomic_fetch_or_seq, td_atomic_store_relaxed)(&map->bell->listen,
+                                                                            TD_LISTEN_FUTEX); /* B1 */
     return seen;
 }
 

@@ -13,7 +13,9 @@
  * time. One that runs a long task answers too late, and is waited for no longer than the deadline.
  *
  * Ordering  L1 before L2, and in the worker PARKED (D1) before its look at `asked`, in one total order: it is woken, or
- *           sees the question. What was trimmed is the kernel's by then: nothing else is published.
+ *           sees the question. What was trimmed is the kernel's by then: nothing else is published. L1 has no weakened
+ *           build: the asker's own answer comes between it and L2, and its two seq_cst stores and its wake-up order
+ *           the two on every machine.
  * Crash     who dies does not answer: the deadline ends the wait. No answer holds anything.
  * Tests     tests/ring/test_relief.c, tests/fault/test_memory_limit.py */
 #ifndef TD_RING_RELIEF_H

@@ -12,6 +12,7 @@
  *                too.
  *             R: write reply -> release DONE -> acquire DONE -> read reply.
  *             T: write an item's result -> release partial_items -> acquire partial_items -> read the results.
+ *             M: copy results to a larger block -> release partial_ref -> acquire partial_ref -> read the copies.
  * Crash       a worker's death at any point leaves READY (untouched), CLAIMED (lost, but for the items published) or
  *             DONE (complete).
  * Tests       tests/ring/test_submission.c, tests/ring/test_completion.c */

@@ -2,6 +2,7 @@
 #include "loop/native.h"
 
 #include <pthread.h>
+#include <sched.h>
 
 #include "base/clock.h"
 #include "os/event.h"
@@ -71,6 +72,32 @@ TD_TEST(a_keeper_is_asked_at_once_when_woken_and_when_it_ends)
     end(&counter);
     td_native_end();
     CHECK_EQ(td_atomic_load_seq(&counter.over), 1u);
+}
+
+static void *wake_until_told(void *told)
+{
+    uint32_t last;
+    do {
+        last = td_atomic_load_relaxed((td_atomic_u32 *)told);
+        td_native_wake();
+        sched_yield();
+    } while (last == 0);
+    return NULL;
+}
+
+/* Edge W: what the second thread sees of the first one's start is `has_poller`. */
+TD_TEST(a_thread_that_another_one_started_can_be_woken)
+{
+    struct counter counter;
+    td_atomic_u32 told = 0;
+    pthread_t thread;
+    counter_init(&counter);
+    REQUIRE_EQ(pthread_create(&thread, NULL, wake_until_told, &told), 0);
+    CHECK_OK(td_native_add(&counter.keeper));
+    td_atomic_store_relaxed(&told, 1);
+    pthread_join(thread, NULL);
+    end(&counter);
+    td_native_end();
 }
 
 TD_TEST(a_ready_descriptor_and_a_deadline_wake_it)

@@ -2,6 +2,7 @@
 #include <pthread.h>
 
 #include "os/event.h"
+#include "pool/pool.h"
 #include "tests/pool/crew.h"
 
 static struct td_pool_stats stats_of(const struct crew *crew)
@@ -39,6 +40,36 @@ TD_TEST(a_started_pool_without_work_ends)
         CHECK_OK(td_pool_prestart(crew.pool, workers));
         crew_close(&crew);
     }
+}
+
+struct latecomer {
+    td_pool *pool;
+    td_atomic_u32 started;
+};
+
+static void *start_again_and_ring(void *argument)
+{
+    struct latecomer *latecomer = argument;
+    while (td_atomic_load_relaxed(&latecomer->started) == 0)
+        sched_yield();
+    CHECK_OK(td__pool_start(latecomer->pool));
+    CHECK(td_drain_bell()->event_fd >= 0);
+    td_bell_ring_loud(td_drain_bell());
+    return NULL;
+}
+
+/* Edge L: what the second thread sees of the first one's start is `started`. */
+TD_TEST(a_pool_that_another_thread_started_can_be_rung_for)
+{
+    struct crew crew;
+    pthread_t thread;
+    crew_open(&crew, &(struct td_pool_config){.max_workers = 1});
+    struct latecomer latecomer = {.pool = crew.pool};
+    REQUIRE_EQ(pthread_create(&thread, NULL, start_again_and_ring, &latecomer), 0);
+    CHECK_OK(td__pool_start(crew.pool));
+    td_atomic_store_relaxed(&latecomer.started, 1);
+    pthread_join(thread, NULL);
+    crew_close(&crew);
 }
 
 TD_TEST(workers_are_started_on_demand)

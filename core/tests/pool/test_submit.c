@@ -56,6 +56,37 @@ TD_TEST(arguments_and_results_of_any_size_come_through)
     crew_close(&crew);
 }
 
+static void *read_once_final(void *task)
+{
+    struct td_view view = {0};
+    struct td_timing timing;
+    uint64_t value = 0;
+    while (td_task_state(task) <= TD_TASK_RUNNING)
+        sched_yield();
+    CHECK_OK(td_task_result(task, &view));
+    CHECK_EQ(view.bytes, sizeof value);
+    if (view.bytes == sizeof value)
+        memcpy(&value, view.data, sizeof value);
+    CHECK_EQ(value, 3u);
+    td_task_timing(task, &timing);
+    CHECK_LE(timing.submitted_ns, timing.completed_ns);
+    return NULL;
+}
+
+/* Edge F: the thread that looks at the task has nothing else in common with the one that drains. */
+TD_TEST(a_task_that_another_thread_ended_can_be_read)
+{
+    struct crew crew;
+    pthread_t thread;
+    crew_open(&crew, &(struct td_pool_config){.max_workers = 1});
+    td_task *task = crew_submit(&crew, &(struct op){.code = OP_ADD, .a = 1, .b = 2});
+    REQUIRE_EQ(pthread_create(&thread, NULL, read_once_final, task), 0);
+    crew_wait(task);
+    pthread_join(thread, NULL);
+    td_task_unref(task);
+    crew_close(&crew);
+}
+
 TD_TEST(a_raised_exception_is_an_error_with_its_payload)
 {
     struct crew crew;

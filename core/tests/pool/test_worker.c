@@ -184,7 +184,14 @@ static void *publish_items(void *argument)
     return NULL;
 }
 
-/* Edge T. Reads through the worker's own mappings: ThreadSanitizer can't tell that two addresses are one memory. */
+/* The task's slot in the worker's own mapping: ThreadSanitizer can't tell that two addresses are one memory. */
+static const struct td_slot *slot_of(const struct td_assignment *assignment)
+{
+    const char *inline_args = assignment->args.data;
+    return (const void *)(inline_args - offsetof(struct td_slot, args));
+}
+
+/* Edge T. */
 TD_TEST(published_items_can_be_read_while_the_chunk_runs)
 {
     struct small_pool pool;
@@ -194,8 +201,7 @@ TD_TEST(published_items_can_be_read_while_the_chunk_runs)
     REQUIRE_OK(push_task(&pool, 1, 0, NULL, 0, &position));
     td_atomic_store_relaxed(&pool.rig.map.slots[0].range, td_range(0, ITEMS));
     const struct td_assignment assignment = take_next(publishing.worker);
-    const char *inline_args = assignment.args.data;
-    const struct td_slot *slot = (const void *)(inline_args - offsetof(struct td_slot, args));
+    const struct td_slot *slot = slot_of(&assignment);
     REQUIRE_OK(td_worker_block(publishing.worker, ITEMS * sizeof(uint32_t), &publishing.block));
     pthread_t thread;
     REQUIRE_EQ(pthread_create(&thread, NULL, publish_items, &publishing), 0);
@@ -216,6 +222,43 @@ TD_TEST(published_items_can_be_read_while_the_chunk_runs)
     CHECK_OK(td_worker_reply(publishing.worker, true, NULL, &publishing.block, slot->result_bytes, false));
     td_worker_detach(publishing.worker);
     small_pool_fini(&pool);
+}
+
+static void *move_items(void *argument)
+{
+    struct publishing *publishing = argument;
+    CHECK_OK(td_worker_block_grow(publishing->worker, &publishing->block, ITEMS * sizeof(uint32_t), 1 << 20));
+    return NULL;
+}
+
+/* Edge M. The block's address follows from that of the one before it: both are in one mapping. */
+TD_TEST(published_items_can_be_read_where_they_were_moved)
+{
+    struct small_pool pool;
+    td_worker *worker = small_pool_with_worker(&pool, 4, 1);
+    struct publishing publishing = {.worker = worker};
+    uint64_t position;
+    REQUIRE_OK(push_task(&pool, 1, 0, NULL, 0, &position));
+    const struct td_assignment assignment = take_next(worker);
+    const struct td_slot *slot = slot_of(&assignment);
+    REQUIRE_OK(td_worker_block(worker, ITEMS * sizeof(uint32_t), &publishing.block));
+    const uint64_t before = publishing.block.ref;
+    const char *mapping = (const char *)publishing.block.data - td_ref_offset(before);
+    for (uint32_t item = 0; item < ITEMS; item++)
+        ((uint32_t *)publishing.block.data)[item] = item * item;
+    td_worker_publish(worker, &publishing.block, ITEMS * sizeof(uint32_t), ITEMS);
+    pthread_t thread;
+    REQUIRE_EQ(pthread_create(&thread, NULL, move_items, &publishing), 0);
+    uint64_t ref;
+    for (uint32_t turn = 0; (ref = td_atomic_load_acquire(&slot->partial_ref)) == before;) /* M */
+        rig_relax(&turn);
+    const uint32_t *items = (const void *)(mapping + td_ref_offset(ref));
+    for (uint32_t item = 0; item < ITEMS; item++)
+        CHECK_EQ(items[item], item * item);
+    pthread_join(thread, NULL);
+    CHECK_EQ(ref, publishing.block.ref);
+    td_worker_block_drop(worker, &publishing.block);
+    small_pool_end(&pool, worker);
 }
 
 TD_TEST(published_items_move_with_their_block)

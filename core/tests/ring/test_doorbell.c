@@ -449,7 +449,7 @@ static void *finish_each_round(void *argument)
     return NULL;
 }
 
-/* Edge B3. */
+/* Edges B1 and B3. */
 TD_TEST(a_task_finished_while_the_parent_falls_asleep_is_heard_of)
 {
     struct duel duel;
