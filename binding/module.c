@@ -88,6 +88,7 @@ static int module_exec(PyObject *module)
 {
     struct tb_state *state = tb_state_of(module);
     state->module = module;
+    td_heed_signals(true);
     if (tb_codec_init(module, &state->codec) < 0)
         return -1;
     if (tb_pool_init(module, state) < 0 || tb_executor_init(module, state) < 0)

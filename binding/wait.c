@@ -1,5 +1,6 @@
 /* wait.c: the engine's deadlines from Python's seconds, and its waits, without the GIL.
- * Invariant  a signal's handler runs in every wait, and what it raises ends the wait.
+ * Invariant  a signal's handler runs in every wait, and what it raises ends the wait: the engine says TD_EINTR when a
+ *            signal ended its sleep, and on the main thread before each sleep (td_heed_signals).
  * Tests  tests/unit/test_future.py, tests/unit/test_map.py, tests/fault/test_stop.py */
 #include <math.h>
 
@@ -76,8 +77,11 @@ int tb_wait_until(struct tb_state *state, td_pool *pool, tb_wait *wait, void *su
             return 0;
         if (status != TD_EINTR)
             return tb_raise_status(state, status, pool);
+        if (wait(subject, 0) == TD_OK) /* what came while we waited for the GIL needs no other wait for it */
+            return 1;
         if (PyErr_CheckSignals() < 0)
             return -1;
+        td_signals_heeded();
     }
 }
 

@@ -56,6 +56,13 @@ const char *td_status_exception(td_status status);
  * deadline last but for out-parameters, returns TD_ETIMEDOUT when it passed and TD_EINTR when a signal arrived.
  * Payloads are opaque bytes to the engine; the binding alone knows their coding. */
 
+/* For callers whose signal handlers only note that one came, as an interpreter's do, and who see to it when a wait says
+ * TD_EINTR. From now on every wait on the process's first thread says so before it sleeps, too, unless the caller has
+ * just looked: so no signal that came while the thread was awake is slept over. */
+void td_heed_signals(bool heed);
+/* This thread has just looked: its next wait may sleep once. */
+void td_signals_heeded(void);
+
 #define TD_FOREVER INT64_MAX
 #define TD_INLINE_ARGS 72u   /* bytes of arguments that travel inside a task's slot */
 #define TD_INLINE_RESULT 64u /* bytes of a result that do */

@@ -16,7 +16,11 @@ struct waiter {
     td_condition *ready;
     void *context;
     td_atomic_u32 called; /* 1: look again (the token may be free, or the condition true) */
+    bool looked;          /* its caller has just looked for signals, which is good for one sleep */
 };
+
+static td_atomic_u32 heedful;          /* td_heed_signals */
+static _Thread_local bool just_looked; /* td_signals_heeded */
 
 static struct {
     pthread_mutex_t lock;
@@ -139,13 +143,33 @@ static bool may_spin(void)
     return may;
 }
 
+void td_heed_signals(bool heed)
+{
+    td_atomic_store_relaxed(&heedful, heed);
+}
+
+void td_signals_heeded(void)
+{
+    just_looked = true;
+}
+
+/* May the thread sleep? TD_EINTR: its caller must look for signals first. TD_ETIMEDOUT: it only came to drain. */
+static td_status before_sleep(struct waiter *self, int64_t deadline_ns)
+{
+    const bool looked = self->looked;
+    self->looked = false;
+    if (deadline_ns == 0)
+        return TD_ETIMEDOUT;
+    return !looked && td_atomic_load_relaxed(&heedful) != 0 && gettid() == getpid() ? TD_EINTR : TD_OK;
+}
+
 /* Holds the token until ready, deadline or signal. Whatever ended its sleep, it drains once more: the ring that it
  * heard was meant for whoever drains. */
-static td_status hold(const struct waiter *self, int64_t deadline_ns)
+static td_status hold(struct waiter *self, int64_t deadline_ns)
 {
     td_bell_show_cpu(&drain.bell);
     const int64_t spin_end = td_now_ns() + WAITER_SPIN_NS;
-    bool spin = spin_end < deadline_ns && may_spin();
+    bool spin = !self->looked && spin_end < deadline_ns && may_spin();
     for (td_status status = TD_OK;;) {
         if (td_drain_run()) {
             pthread_mutex_lock(&drain.lock);
@@ -162,6 +186,9 @@ static td_status hold(const struct waiter *self, int64_t deadline_ns)
             spin = td_now_ns() < spin_end;
             continue;
         }
+        status = before_sleep(self, deadline_ns);
+        if (status != TD_OK)
+            return status;
         const uint32_t seen = td_bell_listen(&drain.bell);
         if (!any_waits() && !self->ready(self->context))
             status = td_bell_sleep_until(&drain.bell, seen, deadline_ns);
@@ -190,7 +217,8 @@ td_status td_drain_wait_until(td_condition *ready, void *context, int64_t deadli
 {
     if (ready(context))
         return TD_OK;
-    struct waiter self = {.ready = ready, .context = context};
+    struct waiter self = {.ready = ready, .context = context, .looked = just_looked};
+    just_looked = false;
     td_status status = td_drain_make_bell();
     td_atomic_fetch_add_seq(&drain.waiting, 1);
     pthread_mutex_lock(&drain.lock);
@@ -203,7 +231,9 @@ td_status td_drain_wait_until(td_condition *ready, void *context, int64_t deadli
             drain.holder = NULL;
             break;
         }
-        status = sleep_locked(&self, deadline_ns);
+        status = before_sleep(&self, deadline_ns);
+        if (status == TD_OK)
+            status = sleep_locked(&self, deadline_ns);
     }
     /* A call that offered the token may have come while this thread gave up: pass it on. */
     if (drain.holder == NULL)

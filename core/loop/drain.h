@@ -16,6 +16,9 @@
  *             I3 whoever makes a condition true outside td_drain_run calls td_drain_notify afterwards.
  * Locks       `lock` is innermost: it is never held while a source's lock is taken. Conditions are called with it held,
  *             so they only read atomics.
+ * Signals     A handler that only notes its signal, as Python's do, interrupts a sleep and nothing else: what comes
+ *             while the thread spins or drains would be noted, and slept over. So a thread that heeds signals
+ *             (td_heed_signals) goes back to its caller, who looks, before each sleep.
  * Ordering    I3 publishes with the mutex: condition true -> notify locks -> the waiter locks or is woken.
  * Fork        td_drain_forget in the child makes everything new; the parent's sources are left alone.
  * Tests       tests/loop/test_drain.c */
@@ -45,7 +48,8 @@ struct td_bell_map *td_drain_bell(void);
 
 typedef bool td_condition(void *context);
 
-/* Waits until ready(context), draining all sources. TD_OK, TD_ETIMEDOUT, TD_EINTR. A deadline of 0 drains once. */
+/* Waits until ready(context), draining all sources. TD_OK, TD_ETIMEDOUT, TD_EINTR (also: look for signals, and come
+ * back). A deadline of 0 drains once. */
 td_status td_drain_wait_until(td_condition *ready, void *context, int64_t deadline_ns);
 
 /* Drains all sources once. May a condition have come true? */

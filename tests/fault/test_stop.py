@@ -193,3 +193,42 @@ def test_ctrl_c_lets_running_tasks_clean_up(run_script: Any) -> None:
     status, out, _ = script.end()
     assert status in (-signal.SIGINT, 130)
     assert out == "cleaned up\n"
+
+
+def test_ctrl_c_ends_a_wait_that_is_busy_with_other_results(run_script: Any) -> None:
+    source = """
+        import os, time
+        from treadle import ProcessPoolExecutor
+
+        def wait():
+            while True:
+                time.sleep(60)
+
+        def work(number):
+            if number == 1000:
+                os.write(1, b"ready\\n")
+            end = time.perf_counter() + 50e-6
+            while time.perf_counter() < end:
+                pass
+
+        with ProcessPoolExecutor(2) as pool:
+            never = pool.submit(wait)
+            for round in range(10):
+                others = []
+                try:
+                    for number in range(2000):
+                        others.append(pool.submit(work, number))
+                    never.result()
+                except KeyboardInterrupt:
+                    print("heard", flush=True)
+                for other in others:
+                    other.result()
+            pool.kill_workers()
+    """
+    script = run_script(source)
+    for _ in range(10):
+        assert script.line() == "ready"
+        script.process.send_signal(signal.SIGINT)
+        assert script.line() == "heard"
+    status, _, errors = script.end()
+    assert (status, errors) == (0, "")

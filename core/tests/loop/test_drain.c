@@ -3,6 +3,7 @@
 #include "loop/drain.h"
 
 #include <pthread.h>
+#include <sched.h>
 
 #include "base/clock.h"
 #include "tests/harness.h"
@@ -252,6 +253,83 @@ TD_TEST(a_waiter_that_a_signal_ends_has_drained_what_it_was_rung_for)
         CHECK_EQ(td_atomic_load_seq(&td_drain_bell()->bell->listen) & TD_LISTEN_FUTEX, 0u);
         tap_close(&tap);
     }
+    td_drain_forget();
+}
+
+/* ---- Signals that come while the waiter is awake ---- */
+
+static td_atomic_u32 noted;
+
+static void note(int signal)
+{
+    (void)signal;
+    td_atomic_store_relaxed(&noted, 1);
+}
+
+static bool drain_and_raise(struct td_source *source)
+{
+    struct tap *tap = TD_LIST_ENTRY(source, struct tap, source);
+    if (td_atomic_load_relaxed(&tap->in) == 0) { /* once */
+        td_atomic_store_relaxed(&tap->in, 1);
+        td_atomic_store_relaxed(&tap->out, 1);
+        raise(SIGUSR1);
+    }
+    return false;
+}
+
+TD_TEST(a_noted_signal_is_not_slept_over_where_signals_are_heeded)
+{
+    const struct sigaction action = {.sa_handler = note};
+    struct tap tap;
+    REQUIRE_EQ(sigaction(SIGUSR1, &action, NULL), 0);
+    for (int may_spin = 0; may_spin < 2; may_spin++) {
+        tap_open(&tap, may_spin != 0);
+        tap.source.drain = drain_and_raise;
+        td_atomic_store_relaxed(&noted, 0);
+        td_heed_signals(true);
+        struct wish wish = {.tap = &tap, .count = 2};
+        CHECK_STATUS(td_drain_wait_until(is_fulfilled, &wish, td_deadline_after(20 * TD_NS_PER_S)), TD_EINTR);
+        CHECK_EQ(td_atomic_load_relaxed(&noted), 1u);
+        td_heed_signals(false);
+        tap_close(&tap);
+    }
+    td_drain_forget();
+}
+
+/* Waits as Python does, and counts its looks. */
+static td_status wait_heedfully(struct wish *wish, int64_t deadline_ns, uint32_t *looks)
+{
+    td_status status;
+    for (*looks = 0; (status = td_drain_wait_until(is_fulfilled, wish, deadline_ns)) == TD_EINTR; ++*looks) {
+        CHECK_STATUS(td_drain_wait_until(is_fulfilled, wish, 0), TD_ETIMEDOUT);
+        td_signals_heeded();
+    }
+    return status;
+}
+
+TD_TEST(each_sleep_of_the_first_thread_has_one_look_before_it)
+{
+    struct tap tap;
+    uint32_t looks;
+    tap_open(&tap, false);
+    td_heed_signals(true);
+    struct wish wish = {.tap = &tap, .count = 1};
+    CHECK_STATUS(wait_heedfully(&wish, td_deadline_after(2 * TD_NS_PER_MS), &looks), TD_ETIMEDOUT);
+    CHECK_EQ(looks, 1u);
+    CHECK_STATUS(wait_heedfully(&wish, 0, &looks), TD_ETIMEDOUT);
+    CHECK_EQ(looks, 0u);
+    REQUIRE_EQ(pthread_create(&wish.thread, NULL, wait_for_wish, &wish),
+               0); /* any other thread sleeps at once */
+    while ((td_atomic_load_seq(&td_drain_bell()->bell->listen) & TD_LISTEN_FUTEX) == 0)
+        sched_yield();
+    struct wish second = {.tap = &tap, .count = 1}; /* behind the holder of the token */
+    CHECK_STATUS(wait_heedfully(&second, td_deadline_after(2 * TD_NS_PER_MS), &looks), TD_ETIMEDOUT);
+    CHECK_EQ(looks, 1u);
+    tap_pour(&tap);
+    pthread_join(wish.thread, NULL);
+    CHECK_OK(wish.status);
+    td_heed_signals(false);
+    tap_close(&tap);
     td_drain_forget();
 }
 
