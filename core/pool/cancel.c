@@ -8,6 +8,12 @@
  * (a sleep, a read), the handler's exception waits as long as the call. So the signal is sent again, each time after
  * twice the pause, until the worker has taken its position back out of the seat.
  *
+ * A kill takes time to arrive, and the worker may end the doomed task meanwhile: it must not have begun another one, which
+ * would die with it. So its seat says `dismissed` before the last look at the task.
+ * Ordering  K: dismissed -> look at done_tail; in the worker done_tail (completion.h) -> look at dismissed, before it
+ *           claims. All of them are in one total order: the parent sees that the task has ended, or the worker that it
+ *           may not take another one.
+ *
  * Timeouts need no clock per task. A worker writes when it started; nobody is told. A task that is queued can't run out
  * before now + the shortest timeout of all, so the native thread looks at the running tasks (one per worker) then, and
  * at the exact time of each of those that run.
@@ -184,6 +190,18 @@ static bool deserves_kill(const td_pool *pool, const struct td_member *member, u
                                              td_word(member->kill_position, worker, TD_SLOT_CLAIMED);
 }
 
+/* From here on the worker begins nothing else, if it still runs what it is to be killed for; else all is as before. */
+static bool hold_for_kill(td_pool *pool, const struct td_member *member, uint32_t worker)
+{
+    struct td_seat *seat = &pool->map.seats[worker];
+    td_atomic_store_seq(&seat->dismissed, 1);   /* K */
+    (void)td_atomic_load_seq(&seat->done_tail); /* K */
+    if (deserves_kill(pool, member, worker))
+        return true;
+    td_atomic_store_seq(&seat->dismissed, 0); /* a worker that saw it leaves, and another takes its place */
+    return false;
+}
+
 /* Has the worker not taken notice of the exception signal for what it still runs? */
 static bool unheard(const td_pool *pool, const struct td_member *member, uint32_t worker)
 {
@@ -200,7 +218,8 @@ static int64_t keep_doomed_locked(td_pool *pool, uint32_t worker, int64_t now)
     if (member->nudge_at_ns != TD_FOREVER && !unheard(pool, member, worker))
         member->nudge_at_ns = TD_FOREVER;
     if (member->kill_at_ns <= now) {
-        td__crew_signal_locked(pool, worker, SIGKILL);
+        if (hold_for_kill(pool, member, worker))
+            td__crew_signal_locked(pool, worker, SIGKILL);
         member->kill_at_ns = TD_FOREVER;
         member->nudge_at_ns = TD_FOREVER;
     }

@@ -223,7 +223,8 @@ void td_worker_leave(td_worker *worker)
 static bool must_leave(const td_worker *worker)
 {
     const struct td_seat *seat = worker->seat;
-    return td_atomic_load_relaxed(&seat->leaving) != 0 || td_atomic_load_relaxed(&seat->dismissed) != 0 ||
+    return td_atomic_load_seq(&seat->dismissed) != 0 || /* K (cancel.c) */
+           td_atomic_load_relaxed(&seat->leaving) != 0 ||
            (seat->max_tasks != 0 && worker->tasks_done >= seat->max_tasks);
 }
 

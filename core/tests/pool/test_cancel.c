@@ -125,6 +125,32 @@ TD_TEST(work_that_ignores_the_exception_is_killed_after_the_grace_time)
     crew_close(&crew);
 }
 
+/* A task that ends by itself about when it is to be killed, and one behind it, which must not be hit. */
+TD_TEST(a_kill_hits_no_task_but_the_one_it_is_meant_for)
+{
+    struct crew crew;
+    uint64_t random = test_seed;
+    const struct td_pool_config config = config_of(1, TD_NS_PER_MS);
+    crew_open(&crew, &config);
+    for (uint32_t round = 1; round <= test_rounds(300); round++) {
+        td_atomic_store_seq(&crew_board->open[1], 0);
+        td_task *doomed = crew_submit(&crew, &(struct op){.code = OP_DEAF, .a = 1});
+        td_task *next = crew_submit(&crew, &(struct op){.code = OP_SPIN, .a = 100000});
+        crew_await_gate(1, round);
+        const int64_t end =
+            td_deadline_after(TD_NS_PER_MS + (int64_t)test_random_below(&random, 400000) - 200000);
+        CHECK_OK(td_task_cancel(doomed, true));
+        while (td_now_ns() < end)
+            td_pause();
+        crew_open_gate(1);
+        CHECK_EQ(crew_wait(doomed), TD_TASK_CANCELLED);
+        CHECK_EQ(crew_wait(next), TD_TASK_RESULT);
+        td_task_unref(doomed);
+        td_task_unref(next);
+    }
+    crew_close(&crew);
+}
+
 TD_TEST(a_time_limit_beyond_all_time_is_none)
 {
     struct crew crew;
