@@ -1,6 +1,8 @@
 /* wait.c: the engine's deadlines from Python's seconds, and its waits, without the GIL.
  * Invariant  a signal's handler runs in every wait, and what it raises ends the wait: the engine says TD_EINTR when a
- *            signal ended its sleep, and on the main thread before each sleep (td_heed_signals).
+ *            signal ended its sleep, and on the main thread before each sleep (td_heed_signals). A signal that comes
+ *            between that look and the sleep interrupts nothing; so a sleeper looks again itself, each time after twice
+ *            the pause: such a signal is heard when the wait has lasted twice as long as it had, at most.
  * Tests  tests/unit/test_future.py, tests/unit/test_map.py, tests/fault/test_stop.py */
 #include <math.h>
 
@@ -64,18 +66,24 @@ int tb_duration(PyObject *seconds, const char *what, int64_t *ns)
 
 /* ---- Waits ---------------------------------------------------------------------------------------------------- */
 
+#define FIRST_PAUSE_NS (5 * TD_NS_PER_MS)
+
 int tb_wait_until(struct tb_state *state, td_pool *pool, tb_wait *wait, void *subject, int64_t deadline_ns)
 {
+    int64_t pause_ns = FIRST_PAUSE_NS;
     for (;;) {
+        const int64_t look_ns = td_deadline_after(pause_ns);
         td_status status;
         Py_BEGIN_ALLOW_THREADS;
-        status = wait(subject, deadline_ns);
+        status = wait(subject, look_ns < deadline_ns ? look_ns : deadline_ns);
         Py_END_ALLOW_THREADS;
         if (status == TD_OK)
             return 1;
-        if (status == TD_ETIMEDOUT)
+        if (status == TD_ETIMEDOUT && deadline_ns <= look_ns)
             return 0;
-        if (status != TD_EINTR)
+        if (status == TD_ETIMEDOUT)
+            pause_ns *= 2;
+        else if (status != TD_EINTR)
             return tb_raise_status(state, status, pool);
         if (wait(subject, 0) == TD_OK) /* what came while we waited for the GIL needs no other wait for it */
             return 1;

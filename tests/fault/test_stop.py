@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import textwrap
+import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
 import pytest
+import treadle
 from treadle import ProcessPoolExecutor, TaskTimeout
 
 
@@ -118,6 +121,41 @@ def test_a_cancel_whose_first_signal_came_to_nothing_is_not_lost(
         with pytest.raises(CancelledError):
             future.result()
         assert pool.submit(os.getpid).result() == worker
+
+
+# --- Ctrl-C
+
+
+def interrupt(process: int, thread: int, where: Any) -> None:
+    """SIGINT to that thread, once the process's main thread sleeps."""
+    while Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "S":
+        os.sched_yield()
+    ctypes.CDLL(None).tgkill(process, thread, signal.SIGINT)
+    where.in_task()
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda future: future.result(),
+        lambda future: future.exception(),
+        lambda future: treadle.wait([future]),
+        lambda future: next(treadle.as_completed([future])),
+    ],
+    ids=["result", "exception", "wait", "as_completed"],
+)
+def test_a_ctrl_c_that_ends_no_wait_of_the_kernel_s_ends_ours(wait: Callable[[Any], object], meeting: Any) -> None:
+    """As one does that comes right before the sleep: Python notes it, and the main thread is asleep."""
+    where, other = meeting(), meeting()
+    with ProcessPoolExecutor(1) as pool:
+        pool.submit(abs, -1).result()
+        thread = threading.Thread(target=other.in_task)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            wait(pool.submit(interrupt, os.getpid(), thread.native_id, where))
+        other.in_test()
+        thread.join()
+        where.in_test()
 
 
 # --- Ctrl-C, in a process of its own
