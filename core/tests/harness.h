@@ -17,7 +17,8 @@
  *
  *     test_x [--list] [--no-fork] [--seed N] [PART-OF-A-NAME]
  *
- * TREADLE_TEST_SEED sets the seed too; TREADLE_TEST_SECONDS the deadline of a test (30), for emulators and sanitizers.
+ * TREADLE_TEST_SEED sets the seed too; TREADLE_TEST_SECONDS the deadline of a test (120), which is for tests that hang:
+ * no property depends on it.
  * Exit status: 0 all passed, 1 some failed, 77 all were skipped. The closing line is "N passed, N failed, N
  * skipped". */
 #ifndef TD_TESTS_HARNESS_H
@@ -54,6 +55,7 @@ typedef struct test_case {
 static test_case *test_first, **test_last = &test_first;
 static const char *test_name = "";
 static uint64_t test_seed;
+static unsigned test_seconds = 120; /* the deadline of a test */
 static td_atomic_u32 test_failures;
 
 #define TD_TEST(test)                                                                                          \
@@ -188,6 +190,12 @@ TEST_UNUSED static uint64_t test_rounds(uint64_t usual)
     return rounds < 1 ? 1 : (uint64_t)rounds;
 }
 
+/* How long a test waits for what must come, before it says what is missing: the deadline would say less. */
+TEST_UNUSED static int64_t test_patience_ns(void)
+{
+    return test_seconds * INT64_C(1000000000) / 3 * 2;
+}
+
 /* Does an emulator run this program (tools/run_tests.py)? What it does otherwise than a kernel can't be tested
  * there. */
 TEST_UNUSED static bool test_is_emulated(void)
@@ -239,7 +247,7 @@ TEST_UNUSED __attribute__((noreturn)) static void test_end(void)
     _exit(1);
 }
 
-TEST_UNUSED static int test_run_forked(const test_case *test, unsigned seconds)
+TEST_UNUSED static int test_run_forked(const test_case *test)
 {
     fflush(NULL);
     pid_t pid = fork();
@@ -252,7 +260,7 @@ TEST_UNUSED static int test_run_forked(const test_case *test, unsigned seconds)
         td_atomic_store_relaxed(&test_failures, 0);
         prctl(PR_SET_CHILD_SUBREAPER, 1);
         setpgid(0, 0);
-        alarm(seconds);
+        alarm(test_seconds);
         test_open_fds_before = test_open_fds();
         test->body();
         exit(test_verdict());
@@ -263,7 +271,7 @@ TEST_UNUSED static int test_run_forked(const test_case *test, unsigned seconds)
     if (code < 0)
         test_fail(test->name, 0,
                   code == -SIGALRM ? "deadline of %u s passed (signal %d)" : "killed within %u s by signal %d",
-                  seconds, -code);
+                  test_seconds, -code);
     return code;
 }
 
@@ -287,7 +295,7 @@ TEST_UNUSED static int test_main(int argc, char **argv)
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     test_seed = test_number(getenv("TREADLE_TEST_SEED"), (unsigned long)now.tv_nsec);
-    unsigned seconds = (unsigned)test_number(getenv("TREADLE_TEST_SECONDS"), 30);
+    test_seconds = (unsigned)test_number(getenv("TREADLE_TEST_SECONDS"), test_seconds);
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--list") == 0)
             list = true;
@@ -310,7 +318,7 @@ TEST_UNUSED static int test_main(int argc, char **argv)
             printf("%s\n", test->name);
             continue;
         }
-        int code = in_child ? test_run_forked(test, seconds) : test_run_here(test);
+        int code = in_child ? test_run_forked(test) : test_run_here(test);
         passed += code == 0;
         skipped += code == TEST_EXIT_SKIPPED;
         failed += code != 0 && code != TEST_EXIT_SKIPPED;

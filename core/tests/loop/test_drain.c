@@ -74,7 +74,7 @@ static bool is_fulfilled(void *context)
 static void *wait_for_wish(void *context)
 {
     struct wish *wish = context;
-    wish->status = td_drain_wait_until(is_fulfilled, wish, td_deadline_after(20 * TD_NS_PER_S));
+    wish->status = td_drain_wait_until(is_fulfilled, wish, td_deadline_after(test_patience_ns()));
     return NULL;
 }
 
@@ -146,7 +146,7 @@ static bool is_up(void *context)
 
 static void *wait_for_flag(void *context)
 {
-    CHECK_OK(td_drain_wait_until(is_up, context, td_deadline_after(20 * TD_NS_PER_S)));
+    CHECK_OK(td_drain_wait_until(is_up, context, td_deadline_after(test_patience_ns())));
     return NULL;
 }
 
@@ -221,7 +221,7 @@ static void *wait_and_be_interrupted(void *context)
 {
     struct interrupted *self = context;
     struct wish wish = {.tap = self->tap, .count = 1};
-    self->status = td_drain_wait_until(is_fulfilled, &wish, td_deadline_after(20 * TD_NS_PER_S));
+    self->status = td_drain_wait_until(is_fulfilled, &wish, td_deadline_after(test_patience_ns()));
     td_atomic_store_seq(&self->asleep, 2);
     return NULL;
 }
@@ -288,7 +288,7 @@ TD_TEST(a_noted_signal_is_not_slept_over_where_signals_are_heeded)
         td_atomic_store_relaxed(&noted, 0);
         td_heed_signals(true);
         struct wish wish = {.tap = &tap, .count = 2};
-        CHECK_STATUS(td_drain_wait_until(is_fulfilled, &wish, td_deadline_after(20 * TD_NS_PER_S)), TD_EINTR);
+        CHECK_STATUS(td_drain_wait_until(is_fulfilled, &wish, td_deadline_after(test_patience_ns())), TD_EINTR);
         CHECK_EQ(td_atomic_load_relaxed(&noted), 1u);
         td_heed_signals(false);
         tap_close(&tap);

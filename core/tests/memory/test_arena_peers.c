@@ -208,7 +208,6 @@ TD_TEST(a_forked_child_reads_and_unrefs_whoever_holds_the_lock)
         pid_t pid = fork();
         REQUIRE(pid >= 0);
         if (pid == 0) {
-            alarm(10);
             void *data;
             bool good = td_arena_peek(h.arena, block.ref, 1000, &data) == TD_OK && *(char *)data == 5;
             td_arena_unref(h.arena);

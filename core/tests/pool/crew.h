@@ -38,7 +38,7 @@
 
 #define CREW_GATES 64u
 #define CREW_NOTES (1u << 17)
-#define CREW_PATIENCE_NS (20 * TD_NS_PER_S)
+#define CREW_PATIENCE_NS test_patience_ns()
 
 struct board {
     td_atomic_u32 open[CREW_GATES];    /* gates */

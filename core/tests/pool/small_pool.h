@@ -11,7 +11,7 @@
 
 #define SMALL_WORKERS 4u
 #define SMALL_ARENA_BYTES (UINT64_C(64) << 20)
-#define PATIENCE_NS (20 * TD_NS_PER_S)
+#define PATIENCE_NS test_patience_ns()
 
 struct small_seat {
     int arena_fd, lifeline, lifeline_child;

@@ -84,15 +84,25 @@ TD_TEST(a_chunk_comes_back_whole)
     crew_close(&crew);
 }
 
+/* Item 0 waits at the gate of the round; until another worker has run one of the others. */
+static void await_another_item(uint32_t items, uint32_t round)
+{
+    crew_await_gate(round, 1);
+    for (uint32_t item = 1; runs_of(item) != round * 0x10001u; item = item % (items - 1) + 1)
+        sched_yield();
+}
+
 TD_TEST(a_long_chunk_is_shared_with_idle_workers)
 {
     enum { ITEMS = 400 };
     struct crew crew;
     crew_open(&crew, &(struct td_pool_config){.max_workers = 3});
     CHECK_OK(td_pool_prestart(crew.pool, 3));
-    for (uint64_t round = 0; round < 3; round++) {
-        const struct op op = {.code = OP_ITEMS, .a = 200000, .b = NO_ITEM, .c = OP_SPIN};
-        const struct tally tally = collect(submit_items(&crew, ITEMS, &op, 0), ITEMS);
+    for (uint32_t round = 1; round <= 3; round++) {
+        td_task *task = submit_items(&crew, ITEMS, &(struct op){.code = OP_ITEMS, .a = round, .c = OP_GATE}, 0);
+        await_another_item(ITEMS, round);
+        crew_open_gate(round);
+        const struct tally tally = collect(task, ITEMS);
         CHECK_EQ(tally.results, ITEMS);
         CHECK_LT(1u, tally.parts);
     }
@@ -286,12 +296,14 @@ TD_TEST(parts_share_their_arguments_until_the_last_of_them_ends)
     CHECK_OK(td_pool_prestart(crew.pool, 2));
     td_pool_get_stats(crew.pool, &stats);
     const uint64_t before = stats.argument_bytes_live;
-    const struct op op = {.code = OP_ITEMS, .a = 200000, .b = 100, .c = OP_SPIN};
+    const struct op op = {.code = OP_ITEMS, .a = 1, .c = OP_GATE};
     struct td_call call = {.fn = crew.fn, .items = ITEMS, .args_bytes = 1 << 20};
     REQUIRE_OK(td_pool_block_until(crew.pool, call.args_bytes, TD_FOREVER, &call.block));
     memcpy(call.block.data, &op, sizeof op);
     td_task *task;
     REQUIRE_OK(td_pool_submit(crew.pool, &call, &task));
+    await_another_item(ITEMS, 1);
+    crew_open_gate(1);
     const struct tally tally = collect(task, ITEMS);
     CHECK_EQ(tally.results, ITEMS);
     CHECK_LT(1u, tally.parts);

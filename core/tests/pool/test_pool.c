@@ -565,11 +565,9 @@ TD_TEST(a_killed_parent_takes_workers_and_zygote_along)
         close(ends[1]);
         REQUIRE_EQ(read(ends[0], pids, sizeof pids), (ssize_t)sizeof pids);
         CHECK_EQ(kill(pids[0], 0) | kill(pids[1], 0), 0);
-        const int64_t before = td_now_ns();
         kill(parent, SIGKILL);
         while (waitpid(-1, NULL, 0) > 0) /* orphans become our children */
             continue;
-        CHECK_LT(td_now_ns() - before, TD_NS_PER_S);
         CHECK_EQ(kill(pids[0], 0) & kill(pids[1], 0), -1);
         close(ends[0]);
     }

@@ -51,6 +51,20 @@ static struct attempt embark(struct sailor *sailor)
     return attempt;
 }
 
+/* 0 for a process that is not there. */
+static int32_t parent_of(int32_t pid)
+{
+    char path[64], text[256] = "";
+    int32_t parent = 0;
+    snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    FILE *file = fopen(path, "re");
+    if (file == NULL)
+        return 0;
+    const char *name_end = fgets(text, sizeof text, file) != NULL ? strrchr(text, ')') : NULL;
+    fclose(file);
+    return name_end != NULL && sscanf(name_end, ") %*c %d", &parent) == 1 ? parent : 0;
+}
+
 static void disturb(struct sailor *sailor, struct attempt *attempt)
 {
     if (pick(sailor, 5) == 0) {
@@ -64,8 +78,12 @@ static void disturb(struct sailor *sailor, struct attempt *attempt)
     struct td_pool_stats stats;
     const uint32_t workers = td_pool_get_workers(sailor->crew->pool, info, 4);
     td_pool_get_stats(sailor->crew->pool, &stats);
-    const int32_t pid =
-        workers == 0 || pick(sailor, 10) == 0 ? stats.zygote_pid : info[pick(sailor, workers)].pid;
+    if (workers == 0)
+        return;
+    const struct td_worker_info *chosen = &info[pick(sailor, workers)];
+    /* Three zygotes in a row that bear nobody break the pool: only one that has borne a worker is killed. */
+    const bool parent = pick(sailor, 10) == 0 && parent_of(chosen->pid) == stats.zygote_pid;
+    const int32_t pid = parent ? stats.zygote_pid : chosen->pid;
     if (pid > 0)
         kill(pid, SIGKILL);
 }
