@@ -30,8 +30,9 @@ from hypothesis import settings
 
 Snapshot = Callable[[], set[str]]
 
-DEADLINE_S = float(os.environ.get("TREADLE_TEST_SECONDS", "60"))
-GRACE_S = 10.0
+# For what hangs: no property depends on them.
+DEADLINE_S = float(os.environ.get("TREADLE_TEST_SECONDS", "120"))
+GRACE_S = DEADLINE_S / 2
 SEED = os.environ.get("TREADLE_TEST_SEED") or secrets.token_hex(4)
 # Every descendant of the test run inherits this word, wherever it is re-parented to.
 RUN = os.environ.setdefault("TREADLE_TEST_RUN", secrets.token_hex(8))
@@ -93,7 +94,7 @@ def on_deadline(*_: object) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     marker = item.get_closest_marker("deadline")
-    seconds = float(marker.args[0]) * DEADLINE_S / 60 if marker else DEADLINE_S
+    seconds = float(marker.args[0]) * DEADLINE_S / 120 if marker else DEADLINE_S
     # Again and again, so that a teardown that hangs ends too.
     signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
     try:
@@ -181,25 +182,26 @@ def descriptors() -> set[str]:
 
 def segments() -> set[str]:
     """What we have in /dev/shm, but for what only processes outside this run have mapped: another run may go on."""
-    names = set()
+    names = {}
     with contextlib.suppress(FileNotFoundError):
         for path in Path("/dev/shm").iterdir():
             with contextlib.suppress(FileNotFoundError):
                 if path.stat().st_uid == os.geteuid():
-                    names.add(path.name)
-    return names - mapped_elsewhere(names) if names else names
+                    names[path.name] = str(path.stat().st_ino)
+    elsewhere = mapped_elsewhere() if names else set()
+    return {name for name, inode in names.items() if inode not in elsewhere}
 
 
-def mapped_elsewhere(names: set[str]) -> set[str]:
-    """Those of the names in /dev/shm that processes map which are not of this run."""
+def mapped_elsewhere() -> set[str]:
+    """The inodes in /dev/shm that processes map which are not of this run; a semaphore was mapped by another name."""
     found = set()
     word = f"TREADLE_TEST_RUN={RUN}".encode()
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit() and int(folder.name) != os.getpid():
             with contextlib.suppress(OSError):
                 if word not in (folder / "environ").read_bytes():
-                    maps = (folder / "maps").read_text()
-                    found.update(name for name in names if f"/dev/shm/{name}\n" in maps)
+                    maps = (folder / "maps").read_text().splitlines()
+                    found.update(line.split()[4] for line in maps if "/dev/shm/" in line)
     return found
 
 

@@ -91,8 +91,10 @@ def test_with_too_few_descriptors(run_script: Any, method: str, descriptors: int
     assert found == "works" or "ulimit -n" in found
 
 
-# Another user, whom process limits bind, but who can read the interpreter wherever it is.
-NOBODY = "--reuid=54321 --regid=54321 --clear-groups --inh-caps=+dac_read_search --ambient-caps=+dac_read_search"
+# Another user, whom process limits bind, but who can read the interpreter wherever it is; none that a test run beside
+# this one uses, whose processes would count.
+USER = 20_000 + os.getpid() % 40_000
+NOBODY = f"--reuid={USER} --regid={USER} --clear-groups --inh-caps=+dac_read_search --ambient-caps=+dac_read_search"
 
 
 @pytest.mark.parametrize("method", ["zygote", "fork", "forkserver", "spawn"])

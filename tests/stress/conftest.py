@@ -20,7 +20,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """The deadline grows with the work."""
     for item in items:
         if item.path.parent.name == "stress":
-            item.add_marker(pytest.mark.deadline(60 + 3 * int(config.getoption("--stress-n"))))
+            item.add_marker(pytest.mark.deadline(120 + 6 * int(config.getoption("--stress-n"))))
 
 
 class Killer:

@@ -16,7 +16,7 @@ CONFIGURATION = "[pytest]\nmarkers =\n    deadline(seconds): d\n    leaks_allowe
 
 
 def run(pytester: pytest.Pytester, body: str) -> pytest.RunResult:
-    pytester.makeconftest(CONFTEST.read_text().replace("GRACE_S = 10.0", "GRACE_S = 0.05"))
+    pytester.makeconftest(CONFTEST.read_text().replace("GRACE_S = DEADLINE_S / 2", "GRACE_S = 0.05"))
     pytester.makeini(CONFIGURATION)
     pytester.makepyfile(body)
     return pytester.runpytest_subprocess("-p", "no:cacheprovider")
@@ -118,10 +118,13 @@ def test_a_leak_on_purpose_is_allowed(pytester: pytest.Pytester) -> None:
 
 def test_a_test_that_hangs_is_ended_with_its_stacks(pytester: pytest.Pytester) -> None:
     body = """
-        import pytest, threading
-        @pytest.mark.deadline(0.3)
+        import pytest, signal
+        @pytest.mark.deadline(7200)
         def test_hang():
-            threading.Event().wait()
+            assert 3600 < signal.getitimer(signal.ITIMER_REAL)[0]
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+            while True:
+                pass
         """
     result = run(pytester, body)
     result.assert_outcomes(failed=1)

@@ -17,7 +17,7 @@ with treadle.ProcessPoolExecutor(1) as pool:
 def test_parent_and_worker_append_their_events(tmp_path: Path) -> None:
     file = tmp_path / "trace"
     environment = {**os.environ, "TREADLE_TRACE": str(file)}
-    subprocess.run([sys.executable, "-c", PROGRAM], env=environment, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", PROGRAM], env=environment, check=True)
     rows = [line.split() for line in file.read_text().splitlines()]
     by_process = {pid: {row[3] for row in rows if row[1] == pid} for pid in {row[1] for row in rows}}
     assert any({"SUBMIT", "COMPLETE"} <= events for events in by_process.values())

@@ -18,8 +18,11 @@ from treadle import NoRoom, ProcessPoolExecutor, TaskCancelled, TravelError
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[ProcessPoolExecutor]:
-    with ProcessPoolExecutor(1) as made:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TREADLE_GRACE", "1h")  # a task that is cancelled gets the time that it needs
+        made = ProcessPoolExecutor(1)
         made.submit(abs, 1).result()  # its processes belong to no single test
+    with made:
         yield made
 
 

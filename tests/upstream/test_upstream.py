@@ -22,7 +22,7 @@ import treadle
 
 HERE = Path(__file__).parent
 AT_A_TIME = 4
-SECONDS = float(os.environ.get("TREADLE_TEST_SECONDS", "60"))
+SECONDS = float(os.environ.get("TREADLE_TEST_SECONDS", "120"))
 
 
 def module_of(test: str) -> str:
@@ -138,7 +138,7 @@ def skip_reason(test: str) -> str:
     return next((reason for pattern, reason in SKIPS.items() if fnmatchcase(test, pattern)), "")
 
 
-@pytest.mark.deadline(600)
+@pytest.mark.deadline(1200)
 def test_upstream(upstream: str, request: pytest.FixtureRequest) -> None:
     suite = request.config.stash[SUITE]
     if upstream not in suite.outcomes:
