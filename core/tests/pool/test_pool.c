@@ -527,6 +527,29 @@ TD_TEST(forks_at_any_moment_leave_parent_and_child_whole)
     crew_close(&crew);
 }
 
+TD_TEST(a_pool_whose_zygote_was_never_forked_ends_its_first_worker)
+{
+    struct crew crew;
+    crew_make_board(&crew);
+    for (int born = 0; born < 2; born++) {
+        pid_t pid = 0;
+        int child_end;
+        const struct td_pool_config config = {.max_workers = 2, .start = TD_START_ADOPTED};
+        REQUIRE_OK(td_pool_new(&config, &crew.pool));
+        REQUIRE_OK(td_pool_set_context(crew.pool, "context", sizeof "context"));
+        if (born) {
+            pid = crew_fork_worker(&crew);
+        } else {
+            REQUIRE_OK(td_pool_order_own(crew.pool, &child_end));
+            close(child_end);
+        }
+        td_pool_unref(crew.pool);
+        if (born)
+            CHECK_EQ(kill(pid, 0), -1);
+    }
+    crew_settle(&crew);
+}
+
 /* ---- The end of the process ---- */
 
 /* Makes a pool whose workers run for ever, tells their processes and then itself, and is killed. */
