@@ -45,6 +45,7 @@ struct board {
     td_atomic_u32 entered[CREW_GATES]; /* tasks that have come to the gate, ever */
     td_atomic_u32 runs[CREW_NOTES];    /* of each id: begun (low half) and finished (high half) */
     td_atomic_u32 pids[CREW_NOTES];    /* of each id: who began it last */
+    td_atomic_u32 leaks;               /* processes that have lost memory */
 };
 
 enum op_code {
@@ -94,6 +95,18 @@ const char *__tsan_default_options(void);
 TEST_UNUSED const char *__tsan_default_options(void)
 {
     return "die_after_fork=0";
+}
+
+/* LeakSanitizer, where it is there: have blocks been lost so far? */
+int __lsan_do_recoverable_leak_check(void) __attribute__((weak));
+
+static bool crew_is_anew; /* no fork of a test, which has its test's blocks and not what leads to them */
+
+__attribute__((noreturn)) static void crew_leave(int code)
+{
+    if (crew_is_anew && __lsan_do_recoverable_leak_check != NULL && __lsan_do_recoverable_leak_check() != 0)
+        td_atomic_fetch_add_seq(&crew_board->leaks, 1);
+    _exit(code);
 }
 
 /* ---- In the worker ------------------------------------------------------------------------------------------- */
@@ -438,7 +451,7 @@ __attribute__((noreturn)) static void crew_work(struct td_birth *birth)
         if (status == TD_EINTR)
             continue;
         if (status != TD_OK)
-            _exit(status == TD_ECLOSED ? 0 : 111);
+            crew_leave(status == TD_ECLOSED ? 0 : 111);
         crew_run(&task);
     }
 }
@@ -453,7 +466,7 @@ __attribute__((noreturn)) static void crew_zygote(int channel)
         if (status == TD_EINTR)
             continue;
         if (status != TD_OK)
-            _exit(0);
+            crew_leave(0);
         const pid_t pid = fork();
         td_zygote_forked(channel, &birth, pid < 0 ? -errno : pid);
         if (pid == 0)
@@ -483,6 +496,7 @@ TEST_UNUSED static void crew_play_role(int argc, char **argv)
     if (crew_board == MAP_FAILED)
         _exit(113);
     fcntl(channel, F_SETFD, FD_CLOEXEC);
+    crew_is_anew = true;
     if (strcmp(argv[1], "--zygote") == 0)
         crew_zygote(channel);
     if (strcmp(argv[1], "--single") == 0)
@@ -519,12 +533,16 @@ TEST_UNUSED static void crew_make_board(struct crew *crew)
 
 static void crew_launch_as(struct crew *crew, const char *role)
 {
-    char board[64], options[256], path[256], self[PATH_MAX], wrapper[256];
-    const char *argv[16], *sanitizer = getenv("ASAN_OPTIONS"), *paths = getenv("PATH");
+    static const char *const kept[] = {"PATH", "ASAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS"};
+    char board[64], own[4][1024], self[PATH_MAX], wrapper[256];
+    const char *argv[16], *envp[6] = {board};
     size_t words = 0;
     snprintf(board, sizeof board, "CREW_BOARD=/proc/%d/fd/%d", (int)getpid(), crew->board_fd);
-    snprintf(options, sizeof options, "ASAN_OPTIONS=%s", sanitizer != NULL ? sanitizer : "");
-    snprintf(path, sizeof path, "PATH=%s", paths != NULL ? paths : "");
+    for (size_t i = 0; i < 4; i++) {
+        const char *value = getenv(kept[i]);
+        snprintf(own[i], sizeof own[i], "%s=%s", kept[i], value != NULL ? value : "");
+        envp[i + 1] = own[i];
+    }
     snprintf(wrapper, sizeof wrapper, "%s", crew_emulator() != NULL ? crew_emulator() : "");
     for (char *word = strtok(wrapper, " "); word != NULL && words < 12; word = strtok(NULL, " "))
         argv[words++] = word;
@@ -534,7 +552,6 @@ static void crew_launch_as(struct crew *crew, const char *role)
     argv[words++] = self;
     argv[words++] = role;
     argv[words] = NULL;
-    const char *const envp[] = {board, options, path, NULL};
     REQUIRE_OK(td_pool_set_launch(crew->pool, argv, envp));
 }
 
@@ -601,6 +618,8 @@ TEST_UNUSED static void crew_settle(struct crew *crew)
 {
     td_native_end();
     td_drain_forget();
+    const uint32_t leaking_processes = td_atomic_load_seq(&crew_board->leaks);
+    CHECK_EQ(leaking_processes, 0u);
     munmap(crew_board, sizeof *crew_board);
     close(crew->board_fd);
 }
