@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -82,18 +83,31 @@ def finish(command: list[str], report: Path, environment: dict[str, str]) -> Cou
     return counts
 
 
-def sanitizer_environment(sanitizer: str) -> dict[str, str]:
+def sanitizer_environment(sanitizer: str, findings: Path) -> dict[str, str]:
     """What a run under ASan and UBSan, or under TSan, needs: findings are fatal, and everything takes longer."""
     if not sanitizer:
         return {}
-    common = "halt_on_error=1:abort_on_error=1:print_stacktrace=1"
+    # In files, as a test may have its reasons to swallow what a process of its own writes, and to expect its death.
+    shutil.rmtree(findings, ignore_errors=True)
+    findings.mkdir(parents=True)
+    common = f"halt_on_error=1:abort_on_error=1:print_stacktrace=1:log_path='{findings.resolve()}/process'"
     return {
         "ASAN_OPTIONS": f"{common}:detect_leaks=1:detect_stack_use_after_return=1:allocator_may_return_null=1",
         "UBSAN_OPTIONS": common,
         "TSAN_OPTIONS": f"{common}:second_deadlock_stack=1",
-        "TREADLE_TEST_SECONDS": "240",
+        "TREADLE_TEST_SECONDS": os.environ.get("TREADLE_TEST_SECONDS", "240"),
         "TREADLE_TEST_FACTOR": "0.25",
     }
+
+
+# In each report, and in no mere warning, such as that of an allocation that failed.
+FINDING = re.compile(r"SUMMARY: \w+Sanitizer|runtime error: |CHECK failed: ")
+
+
+def read_findings(findings: Path) -> list[str]:
+    """The sanitizers' reports, of whatever process."""
+    texts = [path.read_text(errors="replace") for path in sorted(findings.glob("process.*"))]
+    return [text for text in texts if FINDING.search(text)]
 
 
 def run_c(build: Path, names: list[str], environment: dict[str, str]) -> Counts:
@@ -107,16 +121,18 @@ def run_c(build: Path, names: list[str], environment: dict[str, str]) -> Counts:
     return finish(command, build / "meson-logs" / "testlog.junit.xml", environment)
 
 
-def run_python(report: Path, arguments: list[str], environment: dict[str, str], sanitizer: str) -> Counts:
+def run_python(build: Path, arguments: list[str], environment: dict[str, str], sanitizer: str) -> Counts:
     # Every descendant carries this word in its environment, so that the leak check finds it (tests/conftest.py).
     environment = dict(environment, TREADLE_TEST_RUN=secrets.token_hex(8))
     if sanitizer == "address":
         # The interpreter is not built with ASan, so its runtime has to come first; CPython leaks on purpose at exit.
         compiler = ["gcc", "-print-file-name=libasan.so"]
         library = subprocess.run(compiler, capture_output=True, text=True, check=True).stdout.strip()
-        environment["LD_PRELOAD"] = str(Path(library).resolve())
+        guard = build / "core" / "tests" / "libasan_fork.so"
+        environment["LD_PRELOAD"] = f"{Path(library).resolve()} {guard.resolve()}"
         environment["ASAN_OPTIONS"] += ":detect_leaks=0"
         environment["PYTHONMALLOC"] = "malloc"
+    report = build / "pytest.xml"
     report.parent.mkdir(parents=True, exist_ok=True)
     return finish([sys.executable, "-m", "pytest", f"--junitxml={report}", *arguments], report, environment)
 
@@ -130,7 +146,8 @@ def main() -> int:
     parser.add_argument("--c-test", action="append", default=[], help="a C test by name, such as ring/spsc")
     parser.add_argument("pytest", nargs="*", help="arguments for pytest, after --")
     arguments = parser.parse_args()
-    environment = dict(os.environ, **sanitizer_environment(arguments.sanitizer))
+    findings = arguments.build / "findings"
+    environment = dict(os.environ, **sanitizer_environment(arguments.sanitizer, findings))
     if arguments.emulated:
         environment.update(TREADLE_TEST_SECONDS="240", TREADLE_TEST_FACTOR="0.1", TREADLE_TEST_EMULATOR=EMULATOR)
         environment["TREADLE_RANGE_BYTES"] = "256M"  # the emulator keeps books over each page of a range
@@ -138,8 +155,11 @@ def main() -> int:
     if arguments.only != "python":
         total.add(run_c(arguments.build, arguments.c_test, environment))
     if arguments.only != "c":
-        report = arguments.build / "pytest.xml"
-        total.add(run_python(report, arguments.pytest, environment, arguments.sanitizer))
+        total.add(run_python(arguments.build, arguments.pytest, environment, arguments.sanitizer))
+    reports = read_findings(findings) if arguments.sanitizer else []
+    print(*reports, sep="\n", end="")
+    if reports and total.failed == 0:
+        total.failed = 1
     print(total)
     return 1 if total.failed else 0
 

@@ -216,12 +216,35 @@ CLOSING = "ok   a\n2 passed, 1 failed, 3 skipped\n"
 def test_results_are_counted_by_test_not_by_program(tmp_path: Path, case: str, expected: str) -> None:
     report = tmp_path / "report.xml"
     report.write_text(f"<testsuites><testsuite>{case}</testsuite></testsuites>")
-    program = "import sys, pathlib, run_tests; print(run_tests.read_junit(pathlib.Path(sys.argv[1])))"
+    assert ask_run_tests("read_junit", report) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        (
+            "==7==ERROR: AddressSanitizer: heap-use-after-free\n...\nSUMMARY: AddressSanitizer: heap-use-after-free\n",
+            True,
+        ),
+        ("a.c:1:2: runtime error: signed integer overflow: 2147483647 + 1 cannot be represented in type 'int'\n", True),
+        ("WARNING: ThreadSanitizer: data race (pid=7)\n...\nSUMMARY: ThreadSanitizer: data race a.c:1 in f\n", True),
+        ("==7==WARNING: AddressSanitizer failed to allocate 0x40000000000 bytes\n", False),
+    ],
+)
+def test_a_sanitizers_report_is_a_finding_and_a_warning_is_none(tmp_path: Path, text: str, is_one: bool) -> None:
+    (tmp_path / "process.7").write_text(text)
+    assert ask_run_tests("read_findings", tmp_path) == str([text] if is_one else [])
+
+
+def ask_run_tests(function: str, path: Path) -> str:
+    """What a function of tools/run_tests.py says of a path."""
+    program = f"import sys, pathlib, run_tests; print(run_tests.{function}(pathlib.Path(sys.argv[1])))"
     process = subprocess.run(
-        [sys.executable, "-c", program, str(report)],
+        [sys.executable, "-c", program, str(path)],
         env=dict(os.environ, PYTHONPATH=str(TOOLS)),
         capture_output=True,
         text=True,
         check=False,
     )
-    assert (process.stdout.strip(), process.stderr) == (expected, "")
+    assert process.stderr == ""
+    return process.stdout.strip()
