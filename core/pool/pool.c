@@ -514,8 +514,11 @@ void td_pool_release_fn(td_pool *pool, uint32_t fn)
 void td__pool_unlock(td_pool *pool)
 {
     const bool news = pool->news;
+    const bool over = news && pool->closed && td_atomic_load_relaxed(&pool->outstanding) == 0;
     pool->news = false;
     pthread_mutex_unlock(&pool->lock);
+    if (over)
+        td_native_wake(); /* its processes are to be sent away */
     if (news && td_drain_has_waiter())
         td_drain_notify();
 }

@@ -242,7 +242,7 @@ struct td_pool {
 /* The references that tasks and the native thread hold. */
 td_pool *td__pool_hold(td_pool *pool);
 void td__pool_drop(td_pool *pool);
-/* Gives the lock up, and tells waiters if there is something to tell. */
+/* Gives the lock up, and tells waiters, or the native thread, if there is something to tell. */
 void td__pool_unlock(td_pool *pool);
 void td__context_drop_locked(td_pool *pool, struct td_context *context);
 /* Every pending task ends BROKEN, every worker gets the signal. */

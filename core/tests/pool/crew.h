@@ -287,7 +287,7 @@ static void crew_run_big(const struct op *op)
 }
 
 /* As the kernel sees it: the letter behind the name in /proc/PID/stat. */
-static bool crew_sleeps(uint32_t pid)
+static bool crew_is_in_state(uint32_t pid, char state)
 {
     char path[64], text[256];
     snprintf(path, sizeof path, "/proc/%u/stat", pid);
@@ -298,7 +298,7 @@ static bool crew_sleeps(uint32_t pid)
         return false;
     text[length] = '\0';
     const char *name_end = strrchr(text, ')');
-    return name_end != NULL && name_end[1] == ' ' && name_end[2] == 'S';
+    return name_end != NULL && name_end[1] == ' ' && name_end[2] == state;
 }
 
 /* Takes it on to wake the waiter, as td_bell_ring does. */
@@ -317,7 +317,7 @@ static void crew_mark_and_die(uint32_t worker)
     td_atomic_u32 *state = &crew_map.states[worker];
     uint32_t parked = TD_SEAT_PARKED;
     while (td_atomic_load_seq(state) != TD_SEAT_PARKED ||
-           !crew_sleeps(td_atomic_load_relaxed(&crew_map.seats[worker].pid)))
+           !crew_is_in_state(td_atomic_load_relaxed(&crew_map.seats[worker].pid), 'S'))
         sched_yield();
     if (td_atomic_cas_strong_seq(state, &parked, TD_SEAT_WOKEN))
         raise(SIGKILL);

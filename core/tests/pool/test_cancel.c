@@ -1,6 +1,7 @@
 /* tests/pool/test_cancel.c: queued work taken back, running work stopped, time limits. */
 #include <pthread.h>
 
+#include "os/pidfd.h"
 #include "tests/pool/crew.h"
 
 #define SHORT_NS (20 * TD_NS_PER_MS)
@@ -248,6 +249,31 @@ TD_TEST(cancelling_wakes_whoever_waits_for_the_task)
     td_task_unref(queued);
     crew_open_gate(1);
     CHECK_EQ(crew_value(gate), 1);
+    crew_close(&crew);
+}
+
+/* The worker that the task woke is stopped, so that it can't take it. */
+TD_TEST(a_closed_pool_whose_last_task_is_cancelled_ends_though_nobody_waits)
+{
+    struct crew crew;
+    int pidfd;
+    crew_open(&crew, &(struct td_pool_config){.max_workers = 1});
+    CHECK_EQ(crew_value(crew_submit(&crew, &(struct op){.code = OP_ADD, .id = 1, .a = 1})), 1);
+    const pid_t worker = (pid_t)td_atomic_load_relaxed(&crew_board->pids[1]);
+    REQUIRE_OK(td_pidfd_open(worker, &pidfd));
+    REQUIRE_EQ(kill(worker, SIGSTOP), 0);
+    while (!crew_is_in_state((uint32_t)worker, 'T'))
+        sched_yield();
+    td_task *task = crew_submit(&crew, &(struct op){.code = OP_ADD, .id = 2});
+    CHECK_OK(td_pool_close(crew.pool, 0));
+    while ((td_atomic_load_seq(&td_drain_bell()->bell->listen) & TD_LISTEN_EVENT) == 0)
+        sched_yield(); /* until the native thread has seen to it, and waits for the task */
+    CHECK_OK(td_task_cancel(task, false));
+    CHECK_EQ(td_task_state(task), TD_TASK_CANCELLED);
+    td_task_unref(task);
+    REQUIRE_EQ(kill(worker, SIGCONT), 0);
+    CHECK_OK(td_pidfd_wait_until(pidfd, td_deadline_after(CREW_PATIENCE_NS)));
+    close(pidfd);
     crew_close(&crew);
 }
 
