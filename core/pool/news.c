@@ -158,6 +158,8 @@ static void look_after_locked(td_pool *pool, uint32_t worker)
     }
     if (member->pidfd >= 0 ? td_pidfd_wait_until(member->pidfd, 0) != TD_OK : !is_hung_up(member->lifeline))
         return;
+    if (member->pidfd < 0 && !member->orphan)
+        kill(member->pid, SIGKILL); /* it may have closed its lifeline, and live on; it is ours, not reaped */
     hear_failure_locked(pool, worker);
     td__death_locked(pool, worker, member->orphan ? -1 : td__reap(member->pid));
 }

@@ -75,6 +75,7 @@ enum rogue {
     ROGUE_HOARD,  /* claims a second task, and dies */
     ROGUE_RING,   /* dies when it is about to wake the parent's waiter, once that sleeps */
     ROGUE_WAKE,   /* dies when it is about to wake the other of two workers, once that sleeps */
+    ROGUE_CLOSE,  /* closes all its descriptors */
 };
 
 struct op {
@@ -361,6 +362,10 @@ __attribute__((noreturn)) static void crew_go_rogue(uint64_t way)
         break;
     case ROGUE_WAKE:
         crew_mark_and_die(1 - worker);
+        break;
+    case ROGUE_CLOSE:
+        for (int fd = 3; fd < 256; fd++)
+            close(fd);
         break;
     }
     td_bell_ring(&crew_bell);

@@ -525,6 +525,9 @@ TD_TEST(without_pidfds_deaths_are_found_all_the_same)
         td_task *task = crew_submit(&crew, &(struct op){.code = OP_RAISE, .a = SIGKILL});
         CHECK_EQ(death_of(task).signal, SIGKILL);
         td_task_unref(task);
+        task = crew_submit(&crew, &(struct op){.code = OP_EXIT, .a = 3});
+        CHECK_EQ(death_of(task).exit_code, 3);
+        td_task_unref(task);
         CHECK_EQ(crew_value(crew_submit(&crew, &(struct op){.code = OP_ADD, .a = 2})), 2);
         if (start == TD_START_SHARED) {
             kill(stats_of(&crew).zygote_pid, SIGKILL);
@@ -539,6 +542,18 @@ TD_TEST(without_pidfds_deaths_are_found_all_the_same)
         while (waitpid(-1, NULL, WNOHANG) > 0)
             continue;
     }
+}
+
+TD_TEST(without_pidfds_a_worker_that_closes_its_lifeline_is_ended)
+{
+    setenv("TREADLE_NO_PIDFD", "1", 1);
+    struct crew crew;
+    crew_open(&crew, &(struct td_pool_config){.max_workers = 1, .start = TD_START_SINGLE});
+    td_task *task = crew_submit(&crew, &(struct op){.code = OP_ROGUE, .a = ROGUE_CLOSE});
+    CHECK_EQ(death_of(task).signal, SIGKILL);
+    td_task_unref(task);
+    CHECK_EQ(crew_value(crew_submit(&crew, &(struct op){.code = OP_ADD, .a = 1})), 1);
+    crew_close(&crew);
 }
 
 /* ---- A model: random kills ---- */
