@@ -6,10 +6,15 @@
 #include <errno.h>
 #include <poll.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/option.h"
+
+#ifndef P_PIDFD /* headers older than the kernel */
+#define P_PIDFD 3
+#endif
 
 /* Seccomp filters answer EPERM as often as ENOSYS; for our own child neither has another reason. */
 static td_status refused_or(int error)
@@ -49,4 +54,21 @@ td_status td_pidfd_wait_until(int pidfd, int64_t deadline_ns)
         if (td_deadline_left(deadline_ns) == 0)
             return TD_ETIMEDOUT;
     }
+}
+
+td_status td_pidfd_reap(int pidfd, int *wait_status)
+{
+    siginfo_t info;
+    int done;
+    do
+        done = waitid((idtype_t)P_PIDFD, (id_t)pidfd, &info, WEXITED);
+    while (done < 0 && errno == EINTR);
+    if (done < 0)
+        return errno == ECHILD                     ? TD_ECLOSED
+               : errno == EINVAL || errno == EPERM ? TD_ENOSYS /* before Linux 5.4 */
+                                                   : td_status_from_errno(errno);
+    *wait_status = info.si_code == CLD_EXITED   ? (info.si_status & 0xff) << 8
+                   : info.si_code == CLD_DUMPED ? info.si_status | 0x80
+                                                : info.si_status;
+    return TD_OK;
 }

@@ -19,4 +19,8 @@ td_status td_pidfd_signal(int pidfd, int signal);
 /* TD_OK once the process has exited; TD_ETIMEDOUT, TD_EINTR. A deadline of 0 only asks. */
 td_status td_pidfd_wait_until(int pidfd, int64_t deadline_ns);
 
+/* Waits for the end of our own child, and reaps it: *wait_status is as of waitpid(2). TD_ECLOSED: somebody else has
+ * reaped it. */
+td_status td_pidfd_reap(int pidfd, int *wait_status);
+
 #endif

@@ -29,10 +29,12 @@
 #define CHANNEL_FD 3 /* the channel's number in a process that we start */
 #define OWN_WORKER 0 /* the seat of the worker that the caller forks */
 
-int td__reap(int32_t pid)
+int td__reap(int pidfd, int32_t pid)
 {
     int status = -1;
     pid_t reaped;
+    if (pidfd >= 0 && td_pidfd_reap(pidfd, &status) != TD_ENOSYS)
+        return status;
     while ((reaped = waitpid(pid, &status, 0)) < 0 && errno == EINTR)
         continue;
     return reaped == pid ? status : -1;
@@ -40,18 +42,18 @@ int td__reap(int32_t pid)
 
 static void end_zygote(struct td_zygote *zygote)
 {
-    kill(zygote->pid, SIGKILL); /* not reaped yet, so the pid is its own */
-    td__reap(zygote->pid);
+    td__send_signal(zygote->pidfd, zygote->pid, SIGKILL);
+    td__reap(zygote->pidfd, zygote->pid);
     td__close_fd(&zygote->pidfd);
     td__close_fd(&zygote->channel);
 }
 
 static void end_own_worker(td_pool *pool)
 {
-    const int32_t pid = pool->members[OWN_WORKER].pid;
-    if (pid > 0) {
-        kill(pid, SIGKILL);
-        td__reap(pid);
+    const struct td_member *member = &pool->members[OWN_WORKER];
+    if (member->pid > 0) {
+        td__send_signal(member->pidfd, member->pid, SIGKILL);
+        td__reap(member->pidfd, member->pid);
     }
     td__member_clear_locked(pool, OWN_WORKER);
 }
@@ -301,8 +303,8 @@ static td_status start_single_locked(td_pool *pool, uint32_t worker, const struc
     if (status == TD_OK)
         status = td_native_watch(td__watch_fd(member));
     if (status != TD_OK) {
-        kill(member->pid, SIGKILL);
-        td__reap(member->pid);
+        td__send_signal(member->pidfd, member->pid, SIGKILL);
+        td__reap(member->pidfd, member->pid);
         return status;
     }
     member->watched = true;

@@ -37,7 +37,7 @@ static void lose_zygote_locked(td_pool *pool)
     td_native_unwatch(zygote->channel);
     td__close_fd(&zygote->channel);
     td__send_signal(zygote->pidfd, zygote->pid, SIGKILL); /* it may have closed its channel and live on */
-    td__reap(zygote->pid);
+    td__reap(zygote->pidfd, zygote->pid);
     td__close_fd(&zygote->pidfd);
     pool->failed_starts++;
     for (uint32_t worker = 0; worker < pool->config.max_workers; worker++)
@@ -161,7 +161,7 @@ static void look_after_locked(td_pool *pool, uint32_t worker)
     if (member->pidfd < 0 && !member->orphan)
         kill(member->pid, SIGKILL); /* it may have closed its lifeline, and live on; it is ours, not reaped */
     hear_failure_locked(pool, worker);
-    td__death_locked(pool, worker, member->orphan ? -1 : td__reap(member->pid));
+    td__death_locked(pool, worker, member->orphan ? -1 : td__reap(member->pidfd, member->pid));
 }
 
 /* What the zygote says, and its end. */

@@ -298,8 +298,9 @@ void td__fail_all_locked(td_pool *pool); /* every pending task ends BROKEN */
 void td__close_fd(int *fd); /* unless it is -1, and makes it so */
 /* By pidfd, which may be -1; then by pid, which may be 0: not known. */
 void td__send_signal(int pidfd, int32_t pid, int signal);
-/* Our own child, which has had SIGKILL or has ended. Its status, -1 when somebody else reaped it. */
-int td__reap(int32_t pid);
+/* Our own child, which has had SIGKILL or has ended. Its status, -1 when somebody else reaped it. By pidfd, which may
+ * be -1: its pid may be another's by then. */
+int td__reap(int pidfd, int32_t pid);
 /* What becomes readable when the worker ends. */
 static inline int td__watch_fd(const struct td_member *member)
 {

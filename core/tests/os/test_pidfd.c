@@ -52,6 +52,34 @@ TD_TEST(an_exit_is_seen_before_and_after_reaping)
     close(pidfd);
 }
 
+TD_TEST(reaping_tells_how_it_ended)
+{
+    for (int how = 0; how < 2; how++) {
+        const pid_t pid = fork();
+        if (pid == 0) {
+            if (how == 0)
+                _exit(200);
+            for (;;)
+                pause();
+        }
+        const int pidfd = open_or_skip(pid);
+        int status, again;
+        if (how == 1)
+            CHECK_OK(td_pidfd_signal(pidfd, SIGTERM));
+        const td_status reaped = td_pidfd_reap(pidfd, &status);
+        if (reaped == TD_ENOSYS) {
+            kill(pid, SIGKILL);
+            test_wait_child(pid);
+            SKIP("the kernel can't wait for a pidfd");
+        }
+        REQUIRE_OK(reaped);
+        CHECK(how == 0 ? WIFEXITED(status) && WEXITSTATUS(status) == 200
+                       : WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM);
+        CHECK_STATUS(td_pidfd_reap(pidfd, &again), TD_ECLOSED);
+        close(pidfd);
+    }
+}
+
 TD_TEST(a_reaped_pid_can_not_be_opened)
 {
     int pidfd = -7;

@@ -1,6 +1,9 @@
 /* tests/pool/test_death.c: workers that die in each state, and zygotes. */
+#include <linux/sched.h>
 #include <pthread.h>
+#include <sys/syscall.h>
 
+#include "os/pidfd.h"
 #include "tests/pool/crew.h"
 
 static struct td_pool_stats stats_of(const struct crew *crew)
@@ -512,6 +515,40 @@ TD_TEST(the_worker_forked_by_the_caller_ends_with_a_pool_that_never_started)
     CHECK_EQ(td_pool_own_born(crew.pool, own), TD_EINVAL);
     td_pool_unref(crew.pool);
     CHECK_EQ(waitpid(own, NULL, 0), -1); /* it was reaped */
+    crew_settle(&crew);
+}
+
+/* A child with this pid, if we may choose pids. */
+static pid_t fork_with_pid(pid_t pid)
+{
+    struct clone_args order = {.exit_signal = SIGCHLD, .set_tid = (uint64_t)(uintptr_t)&pid, .set_tid_size = 1};
+    const long made = syscall(SYS_clone3, &order, sizeof order);
+    if (made == 0)
+        for (;;)
+            pause();
+    return (pid_t)made;
+}
+
+TD_TEST(a_pid_that_somebody_else_has_by_now_is_left_alone)
+{
+    struct crew crew;
+    const char *const argv[] = {"sleep", "1000", NULL}; /* a zygote that never gets to be one */
+    crew_make_board(&crew);
+    REQUIRE_OK(td_pool_new(&(struct td_pool_config){.max_workers = 1, .argv = argv}, &crew.pool));
+    const pid_t zygote = stats_of(&crew).zygote_pid;
+    kill(zygote, SIGKILL);
+    CHECK_EQ(test_wait_child(zygote), -SIGKILL); /* a program that reaps whatever ends */
+    const pid_t stranger = fork_with_pid(zygote);
+    if (stranger < 0)
+        SKIP("pids can't be chosen: %s", strerror(errno));
+    int pidfd = -1;
+    if (td_pidfd_open(stranger, &pidfd) == TD_ENOSYS)
+        SKIP("pidfds are refused");
+    close(pidfd);
+    td_pool_unref(crew.pool);
+    CHECK_EQ(waitpid(stranger, NULL, WNOHANG), 0);
+    kill(stranger, SIGKILL);
+    test_wait_child(stranger);
     crew_settle(&crew);
 }
 
