@@ -118,7 +118,8 @@ td_pool *td_pool_ref(td_pool *pool);
 void td_pool_unref(td_pool *pool);
 
 /* How zygotes (or single workers) are started: copied. argv gets one more argument, a decimal descriptor number
- * of its channel. TD_START_SHARED and TD_START_SINGLE. */
+ * of its channel. TD_START_SHARED and TD_START_SINGLE. They start with SIGINT blocked, so that a Ctrl-C which is meant
+ * for the parent does not end them before they can see to it. */
 td_status td_pool_set_launch(td_pool *pool, const char *const argv[], const char *const envp[]);
 /* TD_START_ADOPTED, before anything else of it runs: orders the first worker, which the caller forks itself, so that a
  * first task need not wait for a second fork. The child calls td_birth_receive with this end of its channel; the parent

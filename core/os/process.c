@@ -71,12 +71,14 @@ static int add_actions(posix_spawn_file_actions_t *actions, const td_spawn *spaw
     return error;
 }
 
-static int set_attributes(posix_spawnattr_t *attributes)
+static int set_attributes(posix_spawnattr_t *attributes, int held)
 {
-    sigset_t none, all;
-    sigemptyset(&none);
+    sigset_t blocked, all;
+    sigemptyset(&blocked);
+    if (held != 0)
+        sigaddset(&blocked, held);
     sigfillset(&all);
-    int error = posix_spawnattr_setsigmask(attributes, &none);
+    int error = posix_spawnattr_setsigmask(attributes, &blocked);
     if (!error)
         error = posix_spawnattr_setsigdefault(attributes, &all);
     if (!error)
@@ -97,7 +99,7 @@ static int spawn_lifted(const td_spawn *spawn, int floor, const int *lifted, pid
         goto free_actions;
     error = add_actions(&actions, spawn, floor, lifted);
     if (!error)
-        error = set_attributes(&attributes);
+        error = set_attributes(&attributes, spawn->held);
     if (!error)
         error = posix_spawnp(pid, spawn->program, &actions, &attributes, spawn->argv,
                              spawn->envp ? spawn->envp : environ);

@@ -20,10 +20,11 @@ typedef struct td_spawn {
     const char *cwd;      /* NULL is this process's */
     const td_fd_map *fds; /* any order, sources and destinations may overlap */
     size_t fd_count;
+    int held; /* a signal that stays blocked until the program unblocks it; 0: none */
 } td_spawn;
 
 /* Starts a program at the speed of vfork. The child has descriptors 0 to 2 (unless mapped), those in `fds`, and no
- * other; an empty signal mask; every signal at its default.
+ * other; an empty signal mask, but for `held`; every signal at its default.
  * *pidfd is -1 where pidfds are refused. The caller reaps the child.
  *   TD_EOS (errno: ENOENT, EACCES, ...) when the program can't be run; TD_ENOMEM, TD_ENOFD, TD_ETHREAD (process
  *   limit) */

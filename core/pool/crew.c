@@ -145,6 +145,7 @@ static td_status spawn(td_pool *pool, int32_t *pid, int *pidfd, int *channel)
         .envp = pool->envp,
         .fds = &map,
         .fd_count = 1,
+        .held = SIGINT, /* Ctrl-C is for us; what we start unblocks it once it does nothing there */
     };
     status = td_process_spawn(&order, &started, pidfd);
     close(ends[1]);

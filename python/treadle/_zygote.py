@@ -52,6 +52,7 @@ WORKER_OOM_SCORE = 500
 def main() -> NoReturn:
     """A fresh interpreter's start: `python -c ... MODE [PRELOAD...] CHANNEL`."""
     mode, *preload, channel = sys.argv[1:]
+    leave_ctrl_c_to_parent()
     new_main()
     site = os.environ.pop("TREADLE_SITE", None)
     if site is not None:
@@ -108,9 +109,15 @@ def work_alone(channel: int, inherited: Inherited | None) -> NoReturn:
 
 def settle() -> None:
     """What a worker and a zygote have in common."""
-    _signal.signal(_signal.SIGINT, ignore)  # Ctrl-C is for the parent, which decides what becomes of us
-    _signal.siginterrupt(_signal.SIGINT, False)
+    leave_ctrl_c_to_parent()
     sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115  (as multiprocessing's workers have it)
+
+
+def leave_ctrl_c_to_parent() -> None:
+    """Which decides what becomes of us. A fresh interpreter was started with the signal blocked."""
+    _signal.signal(_signal.SIGINT, lambda number, frame: None)  # an ignored one would be inherited by subprocesses
+    _signal.siginterrupt(_signal.SIGINT, False)
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGINT,))
 
 
 def new_main() -> None:
@@ -258,15 +265,8 @@ def name_limit(text: str) -> str:
 # --- signals
 
 
-def ignore(number: int, frame: FrameType | None) -> None:
-    """An empty handler: an ignored signal would be inherited by subprocesses."""
-
-
 def set_signals(birth: _engine.Birth) -> None:
     """SIGINT nothing, SIGTERM leave after the task, SIGURG interrupt the task if that is what the engine wants."""
-
-    def terminate(number: int, frame: FrameType | None) -> None:
-        birth.leave()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         if birth.interrupted():
@@ -274,9 +274,8 @@ def set_signals(birth: _engine.Birth) -> None:
 
             raise TaskCancelled("the task was cancelled, or ran into its timeout")
 
-    _signal.signal(_signal.SIGINT, ignore)
-    _signal.siginterrupt(_signal.SIGINT, False)
-    _signal.signal(_signal.SIGTERM, terminate)
+    leave_ctrl_c_to_parent()
+    _signal.signal(_signal.SIGTERM, lambda number, frame: birth.leave())
     birth.heed(_signal.SIGTERM)
     _signal.signal(_signal.SIGURG, interrupt)
 

@@ -274,3 +274,27 @@ def test_ctrl_c_ends_a_wait_that_is_busy_with_other_results(run_script: Any) -> 
         assert script.line() == "heard"
     status, _, errors = script.end()
     assert (status, errors) == (0, "")
+
+
+def test_ctrl_c_while_workers_are_on_their_way_is_for_the_parent_alone(run_script: Any, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    (tmp_path / "slow_to_import.py").write_text(f"import os; os.write(1, b'ready\\n'); open({str(gate)!r}).read()")
+    source = """
+        from treadle import ProcessPoolExecutor
+
+        with ProcessPoolExecutor(1, preload=["slow_to_import"]) as pool:
+            future = pool.submit(abs, -1)
+            try:
+                print("waiting", flush=True)
+                future.result()
+            except KeyboardInterrupt:
+                print("heard", flush=True)
+            print(future.result())
+    """
+    script = run_script(source, PYTHONPATH=str(tmp_path))
+    assert {script.line(), script.line()} == {"ready", "waiting"}
+    script.press_ctrl_c()
+    assert script.line() == "heard"
+    gate.write_bytes(b"")
+    assert script.end() == (0, "1\n", "")

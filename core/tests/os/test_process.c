@@ -103,6 +103,18 @@ TD_TEST(signals_are_reset)
     CHECK_EQ(run_shell("kill -TERM $$; exit 0", NULL, 0, NULL, NULL), -SIGTERM);
 }
 
+TD_TEST(a_held_signal_waits_until_the_program_unblocks_it)
+{
+    char *const argv[] = {(char *)"sh", (char *)"-c", (char *)"kill -INT $$; exit 5", NULL};
+    const td_spawn spawn = {.program = "sh", .argv = argv, .held = SIGINT};
+    pid_t pid;
+    int pidfd;
+    REQUIRE_OK(td_process_spawn(&spawn, &pid, &pidfd));
+    CHECK_EQ(test_wait_child(pid), 5);
+    if (pidfd >= 0)
+        close(pidfd);
+}
+
 /* A busy worker: arms its end and never looks at anything again. */
 static pid_t fork_armed(int parent_end, int child_end)
 {
