@@ -6,12 +6,14 @@
 
 void td_pool_get_stats(td_pool *pool, struct td_pool_stats *out)
 {
-    td_arena_stats args;
+    const bool forked = td__pool_forked(pool);
+    td_arena_stats args = {0};
     pthread_mutex_lock(&pool->lock);
-    if (td_atomic_load_acquire(&pool->started) != 0 && !td__pool_forked(pool))
+    if (td_atomic_load_acquire(&pool->started) != 0 && !forked)
         td__pool_drain_locked(pool); /* so that what has ended counts as ended */
     *out = pool->stats;
-    td_arena_stats_read(pool->args_arena, &args);
+    if (!forked) /* another thread of the parent may have held the arena's lock */
+        td_arena_stats_read(pool->args_arena, &args);
     const uint64_t outstanding = td_atomic_load_relaxed(&pool->outstanding);
     out->running = 0;
     for (uint32_t w = 0; w < pool->config.max_workers; w++) {

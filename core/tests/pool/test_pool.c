@@ -499,6 +499,46 @@ TD_TEST(a_live_pool_is_inert_in_a_forked_child_and_its_own_pool_works)
     crew_close(&crew);
 }
 
+struct taker {
+    td_pool *pool;
+    td_atomic_u32 stop;
+};
+
+static void *take_and_drop(void *argument)
+{
+    struct taker *taker = argument;
+    while (td_atomic_load_relaxed(&taker->stop) == 0) {
+        struct td_block block;
+        CHECK_OK(td_pool_block_until(taker->pool, 4096, TD_FOREVER, &block));
+        td_pool_block_drop(taker->pool, &block);
+    }
+    return NULL;
+}
+
+TD_TEST(a_fork_while_another_thread_takes_blocks_leaves_figures_to_be_read)
+{
+    if (crew_emulator() != NULL)
+        SKIP("the emulator does not survive a fork while threads run");
+    struct crew crew;
+    pthread_t thread;
+    crew_open(&crew, &(struct td_pool_config){.max_workers = 1});
+    struct taker taker = {.pool = crew.pool};
+    REQUIRE_EQ(pthread_create(&thread, NULL, take_and_drop, &taker), 0);
+    fflush(NULL);
+    for (uint64_t round = 0; round < test_rounds(100); round++) {
+        const pid_t child = fork();
+        REQUIRE(child >= 0);
+        if (child == 0) {
+            (void)stats_of(&crew);
+            _exit(0);
+        }
+        CHECK_EQ(test_wait_child(child), 0);
+    }
+    td_atomic_store_relaxed(&taker.stop, 1);
+    pthread_join(thread, NULL);
+    crew_close(&crew);
+}
+
 static void *fork_now_and_then(void *stop)
 {
     while (td_atomic_load_relaxed((td_atomic_u32 *)stop) == 0) {
