@@ -74,10 +74,13 @@ static int add_actions(posix_spawn_file_actions_t *actions, const td_spawn *spaw
 static int set_attributes(posix_spawnattr_t *attributes, int held)
 {
     sigset_t blocked, all;
+    struct sigaction hangup;
     sigemptyset(&blocked);
     if (held != 0)
         sigaddset(&blocked, held);
     sigfillset(&all);
+    if (sigaction(SIGHUP, NULL, &hangup) == 0 && hangup.sa_handler == SIG_IGN)
+        sigdelset(&all, SIGHUP); /* under nohup: what is started is to go on, too */
     int error = posix_spawnattr_setsigmask(attributes, &blocked);
     if (!error)
         error = posix_spawnattr_setsigdefault(attributes, &all);

@@ -24,7 +24,7 @@ typedef struct td_spawn {
 } td_spawn;
 
 /* Starts a program at the speed of vfork. The child has descriptors 0 to 2 (unless mapped), those in `fds`, and no
- * other; an empty signal mask, but for `held`; every signal at its default.
+ * other; an empty signal mask, but for `held`; every signal at its default, but for a SIGHUP that is ignored here.
  * *pidfd is -1 where pidfds are refused. The caller reaps the child.
  *   TD_EOS (errno: ENOENT, EACCES, ...) when the program can't be run; TD_ENOMEM, TD_ENOFD, TD_ETHREAD (process
  *   limit) */

@@ -298,3 +298,29 @@ def test_ctrl_c_while_workers_are_on_their_way_is_for_the_parent_alone(run_scrip
     assert script.line() == "heard"
     gate.write_bytes(b"")
     assert script.end() == (0, "1\n", "")
+
+
+# --- a terminal that is closed
+
+
+def test_a_program_that_ignores_the_end_of_its_terminal_keeps_its_workers(run_script: Any, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    source = f"""
+        import os, signal
+        from treadle import ProcessPoolExecutor
+
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does it
+
+        def wait():
+            os.write(1, b"ready\\n")
+            return open({str(gate)!r}).read()
+
+        with ProcessPoolExecutor(1) as pool:
+            print(pool.submit(wait).result())
+    """
+    script = run_script(source)
+    assert script.line() == "ready"
+    os.killpg(script.process.pid, signal.SIGHUP)
+    gate.write_text("done")
+    assert script.end() == (0, "done\n", "")

@@ -103,6 +103,14 @@ TD_TEST(signals_are_reset)
     CHECK_EQ(run_shell("kill -TERM $$; exit 0", NULL, 0, NULL, NULL), -SIGTERM);
 }
 
+TD_TEST(what_is_ignored_of_a_hangup_stays_ignored)
+{
+    signal(SIGHUP, SIG_DFL);
+    CHECK_EQ(run_shell("kill -HUP $$; exit 6", NULL, 0, NULL, NULL), -SIGHUP);
+    signal(SIGHUP, SIG_IGN); /* as nohup(1) does it */
+    CHECK_EQ(run_shell("kill -HUP $$; exit 6", NULL, 0, NULL, NULL), 6);
+}
+
 TD_TEST(a_held_signal_waits_until_the_program_unblocks_it)
 {
     char *const argv[] = {(char *)"sh", (char *)"-c", (char *)"kill -INT $$; exit 5", NULL};
