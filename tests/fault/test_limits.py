@@ -112,6 +112,8 @@ def test_with_few_processes(tmp_path: Path, method: str, processes: int) -> None
     assert done.stdout == "works\n" or "ulimit -u" in done.stdout
 
 
+# Its own memory (a thread's FakeStack, say) is nothing that AddressSanitizer does without: it ends the process.
+@pytest.mark.skipif("libasan" in os.environ.get("LD_PRELOAD", ""), reason="AddressSanitizer needs address space")
 @pytest.mark.parametrize("more", [20, 100, 300, 1000])
 def test_with_little_address_space(run_script: Any, more: int) -> None:
     found = outcome(run_script, f"limit(resource.RLIMIT_AS, size() + ({more} << 20))")
