@@ -8,8 +8,8 @@
  * (a sleep, a read), the handler's exception waits as long as the call. So the signal is sent again, each time after
  * twice the pause, until the worker has taken its position back out of the seat.
  *
- * A kill takes time to arrive, and the worker may end the doomed task meanwhile: it must not have begun another one, which
- * would die with it. So its seat says `dismissed` before the last look at the task.
+ * A kill takes time to arrive, and the worker may end the doomed task meanwhile: it must not have begun another one,
+ * which would die with it. So its seat says `dismissed` before the last look at the task.
  * Ordering  K: dismissed -> look at done_tail; in the worker done_tail (completion.h) -> look at dismissed, before it
  *           claims. All of them are in one total order: the parent sees that the task has ended, or the worker that it
  *           may not take another one.
