@@ -191,6 +191,7 @@ static td_status reply(struct birth *self, bool ok, const void *small, struct td
 {
     if (self->disowned) {
         Py_XDECREF(lease);
+        PyErr_Clear();
         return TD_ECLOSED; /* a child came back from the call that forked it */
     }
     bool keep = lease != NULL && tb_lease_is_shared(lease);
@@ -217,6 +218,10 @@ static td_status run_task(struct birth *self, const struct td_assignment *task)
     Py_INCREF(function); /* the call may load others into its slot */
     result = tb_decode_and_call(self->codec, function, args_of(task), task->args.bytes, lease, NULL);
     Py_DECREF(function);
+    if (self->disowned) { /* the arena in which the result would be written is the worker's */
+        Py_XDECREF(result);
+        return reply(self, true, small, &payload.block, 0, lease);
+    }
     if (result == NULL)
         goto failed;
     int rc = tb_encode_value(self->codec, result, small, sizeof small, &room, &payload);
@@ -368,6 +373,10 @@ static int run_items(struct output *out, PyObject *function, struct input *in)
         if (output_reserve(out, out->used + RECORD_ROOM) < 0)
             return -1;
         PyObject *result = call_item(self, function, in, item);
+        if (self->disowned) {
+            Py_XDECREF(result);
+            return 0;
+        }
         output_append(out, result);
         Py_XDECREF(result);
         int64_t now = coarse_now();
@@ -375,8 +384,6 @@ static int run_items(struct output *out, PyObject *function, struct input *in)
             self->flushed_at = now;
             flush_output(self);
         }
-        if (self->disowned)
-            return 0; /* reply sees to it */
         td_worker_publish(self->worker, &out->block, out->used, ++done);
         if (self->interrupted) {
             PyErr_SetString(PyExc_InterruptedError, "the map was cancelled");

@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import subprocess
 import threading
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -95,6 +97,33 @@ def test_in_the_workers_of_the_stdlibs_pools() -> None:
         assert pool.apply(use_pool) == SQUARES
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as executor:
         assert executor.submit(use_pool).result() == SQUARES
+
+
+def fork_and_return(where: Any, alive: str, as_error: bool) -> bytes:
+    if os.fork() != 0:
+        return b"p" * 100_000
+    global held
+    held = open(alive, "w")  # noqa: SIM115  (as long as the child lives)
+    where.in_task()
+    if as_error:
+        raise RuntimeError("c" * 100_000)
+    return b"c" * 100_000
+
+
+@pytest.mark.parametrize("as_error", [False, True])
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_that_comes_back_from_its_task_writes_into_no_result(
+    meeting: Callable[[], Any], tmp_path: Path, as_error: bool
+) -> None:
+    where, alive = meeting(), str(tmp_path / "alive")
+    os.mkfifo(alive)
+    with ProcessPoolExecutor(1) as pool:
+        future = pool.submit(fork_and_return, where, alive, as_error)
+        concurrent.futures.wait([future])
+        with open(alive) as end:
+            where.in_test()
+            end.read()
+        assert future.result() == b"p" * 100_000
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
