@@ -194,7 +194,7 @@ def segments() -> set[str]:
 
 def mapped_elsewhere() -> set[str]:
     """The inodes in /dev/shm that processes map which are not of this run; a semaphore was mapped by another name."""
-    found = set()
+    found: set[str] = set()
     word = f"TREADLE_TEST_RUN={RUN}".encode()
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit() and int(folder.name) != os.getpid():

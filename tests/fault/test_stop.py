@@ -155,7 +155,7 @@ def test_a_ctrl_c_that_ends_no_wait_of_the_kernel_s_ends_ours(wait: Callable[[An
         thread = threading.Thread(target=other.in_task)
         thread.start()
         with pytest.raises(KeyboardInterrupt):
-            wait(pool.submit(interrupt, os.getpid(), thread.native_id, where))
+            wait(pool.submit(interrupt, os.getpid(), thread.native_id or 0, where))
         other.in_test()
         thread.join()
         where.in_test()
