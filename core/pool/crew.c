@@ -443,32 +443,45 @@ uint32_t td__crew_free_hands(const td_pool *pool)
     return free_hands;
 }
 
+static uint64_t count_hands(const td_pool *pool)
+{
+    uint64_t hands = 0;
+    for (uint32_t w = 0; w < pool->config.max_workers; w++)
+        hands += has_hands(pool, w);
+    return hands;
+}
+
+/* The tasks that wait or run: those not drained, less those reported. States tell no more than how it was: one that has
+ * claimed a task may still say that it searches, and one that has just replied that it is busy. */
+static uint64_t unfinished(const td_pool *pool)
+{
+    uint64_t reported = 0;
+    for (uint32_t w = 0; w < pool->config.max_workers; w++) {
+        const uint64_t head = td_atomic_load_relaxed(&pool->completed[w]);
+        if (!td_completion_is_damaged(&pool->map, w, head))
+            reported += td_atomic_load_relaxed(&pool->map.seats[w].done_tail) - head;
+    }
+    const uint64_t outstanding = td_atomic_load_relaxed(&pool->outstanding);
+    return outstanding > reported ? outstanding - reported : 0;
+}
+
 /* Without the lock: a hint, for whoever would like to freshen the context before a worker is born with it. */
 bool td_pool_is_short_handed(td_pool *pool)
 {
-    uint32_t hands = 0;
-    for (uint32_t w = 0; w < pool->config.max_workers; w++)
-        hands += has_hands(pool, w);
-    return hands < pool->config.max_workers && hands <= td_atomic_load_relaxed(&pool->outstanding) &&
-           td__crew_free_hands(pool) <= td_submission_waiting(&pool->map);
+    const uint64_t hands = count_hands(pool);
+    return hands < pool->config.max_workers && hands <= unfinished(pool);
 }
 
 void td__crew_grow_locked(td_pool *pool)
 {
     if (pool->member_count >= pool->config.max_workers)
         return;
-    uint64_t hands = 0;
-    for (uint32_t w = 0; w < pool->config.max_workers; w++)
-        hands += has_hands(pool, w);
-    /* One that has just replied still looks busy: a caller that submits one task after the other needs no second. */
-    if (hands >= td_atomic_load_relaxed(&pool->outstanding))
-        return;
-    uint64_t free_hands = td__crew_free_hands(pool);
-    const uint64_t waiting = td_submission_waiting(&pool->map) + pool->overflow_count;
+    uint64_t hands = count_hands(pool);
+    const uint64_t wanted = unfinished(pool);
     td_status status = TD_OK;
-    while (free_hands < waiting && pool->member_count < pool->config.max_workers && status == TD_OK) {
+    while (hands < wanted && pool->member_count < pool->config.max_workers && status == TD_OK) {
         status = td__crew_order_locked(pool);
-        free_hands++;
+        hands++;
     }
     /* EAGAIN: the channel is full, and the answers that empty it come back here. */
     if (status != TD_OK && status != TD_EAGAIN && pool->member_count == 0) {

@@ -76,6 +76,7 @@ enum rogue {
     ROGUE_RING,   /* dies when it is about to wake the parent's waiter, once that sleeps */
     ROGUE_WAKE,   /* dies when it is about to wake the other of two workers, once that sleeps */
     ROGUE_CLOSE,  /* closes all its descriptors */
+    ROGUE_LAG,    /* says that it searches, as one does that has just claimed, and waits at gate 1 */
 };
 
 struct op {
@@ -366,6 +367,11 @@ __attribute__((noreturn)) static void crew_go_rogue(uint64_t way)
     case ROGUE_CLOSE:
         for (int fd = 3; fd < 256; fd++)
             close(fd);
+        break;
+    case ROGUE_LAG:
+        td_atomic_store_seq(&crew_map.states[worker], TD_SEAT_SEARCHING);
+        crew_wait_deaf(1);
+        raise(SIGKILL);
         break;
     }
     td_bell_ring(&crew_bell);

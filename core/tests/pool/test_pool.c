@@ -94,6 +94,21 @@ TD_TEST(workers_are_started_on_demand)
     crew_close(&crew);
 }
 
+TD_TEST(a_worker_that_has_claimed_a_task_and_has_not_said_so_is_not_counted_on)
+{
+    struct crew crew;
+    crew_open(&crew, &(struct td_pool_config){.max_workers = 2});
+    td_task *rogue = crew_submit(&crew, &(struct op){.code = OP_ROGUE, .a = ROGUE_LAG});
+    crew_await_gate(1, 1);
+    CHECK(td_pool_is_short_handed(crew.pool));
+    CHECK_EQ(crew_value(crew_submit(&crew, &(struct op){.code = OP_ADD, .a = 1})), 1);
+    CHECK_EQ(stats_of(&crew).workers_started, 2u);
+    crew_open_gate(1);
+    CHECK_EQ(crew_wait(rogue), TD_TASK_DIED);
+    td_task_unref(rogue);
+    crew_close(&crew);
+}
+
 TD_TEST(idle_is_when_nothing_is_queued_or_running)
 {
     struct crew crew;
