@@ -40,10 +40,15 @@ int td__reap(int pidfd, int32_t pid)
     return reaped == pid ? status : -1;
 }
 
+void td__kill_and_reap(int pidfd, int32_t pid)
+{
+    td__send_signal(pidfd, pid, SIGKILL);
+    (void)td__reap(pidfd, pid);
+}
+
 static void end_zygote(struct td_zygote *zygote)
 {
-    td__send_signal(zygote->pidfd, zygote->pid, SIGKILL);
-    td__reap(zygote->pidfd, zygote->pid);
+    td__kill_and_reap(zygote->pidfd, zygote->pid);
     td__close_fd(&zygote->pidfd);
     td__close_fd(&zygote->channel);
 }
@@ -51,10 +56,8 @@ static void end_zygote(struct td_zygote *zygote)
 static void end_own_worker(td_pool *pool)
 {
     const struct td_member *member = &pool->members[OWN_WORKER];
-    if (member->pid > 0) {
-        td__send_signal(member->pidfd, member->pid, SIGKILL);
-        td__reap(member->pidfd, member->pid);
-    }
+    if (member->pid > 0)
+        td__kill_and_reap(member->pidfd, member->pid);
     td__member_clear_locked(pool, OWN_WORKER);
 }
 
@@ -304,8 +307,7 @@ static td_status start_single_locked(td_pool *pool, uint32_t worker, const struc
     if (status == TD_OK)
         status = td_native_watch(td__watch_fd(member));
     if (status != TD_OK) {
-        td__send_signal(member->pidfd, member->pid, SIGKILL);
-        td__reap(member->pidfd, member->pid);
+        td__kill_and_reap(member->pidfd, member->pid);
         return status;
     }
     member->watched = true;

@@ -36,8 +36,7 @@ static void lose_zygote_locked(td_pool *pool)
     struct td_zygote *zygote = &pool->zygote;
     td_native_unwatch(zygote->channel);
     td__close_fd(&zygote->channel);
-    td__send_signal(zygote->pidfd, zygote->pid, SIGKILL); /* it may have closed its channel and live on */
-    td__reap(zygote->pidfd, zygote->pid);
+    td__kill_and_reap(zygote->pidfd, zygote->pid); /* it may have closed its channel and live on */
     td__close_fd(&zygote->pidfd);
     pool->failed_starts++;
     for (uint32_t worker = 0; worker < pool->config.max_workers; worker++)

@@ -301,6 +301,8 @@ void td__send_signal(int pidfd, int32_t pid, int signal);
 /* Our own child, which has had SIGKILL or has ended. Its status, -1 when somebody else reaped it. By pidfd, which may
  * be -1: its pid may be another's by then. */
 int td__reap(int pidfd, int32_t pid);
+/* SIGKILL for our own child, and its end. */
+void td__kill_and_reap(int pidfd, int32_t pid);
 /* What becomes readable when the worker ends. */
 static inline int td__watch_fd(const struct td_member *member)
 {
