@@ -132,7 +132,7 @@ def stress_n(request: pytest.FixtureRequest) -> int:
 
 
 class Meeting:
-    """A task and its test meet: each waits until the other is there."""
+    """A task and its test meet, once: each waits until the other is there."""
 
     def __init__(self, path: Path) -> None:
         self.path = str(path)

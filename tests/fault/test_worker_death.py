@@ -179,10 +179,10 @@ def test_sigterm_is_heard_at_whatever_moment(until_gone: Callable[[int], None]) 
 
 
 def test_kill_workers_ends_the_pool(meeting: Callable[[], Any]) -> None:
-    where = meeting()
+    first, second = meeting(), meeting()
     pool = ProcessPoolExecutor(1)
-    running = pool.submit(meet_and_stay, where, where)
-    where.in_test()
+    running = pool.submit(meet_and_stay, first, second)
+    first.in_test()
     queued = [pool.submit(abs, 1) for _ in range(5)]
     pool.kill_workers()
     pool.shutdown()
