@@ -18,7 +18,7 @@ SETUP ?=
 export PATH := $(abspath $(BIN)):$(PATH)
 
 SOURCES := meson.build meson.options pyproject.toml \
-	$(shell find core binding python benchmarks/c -not -path '*/__pycache__*' 2>/dev/null)
+	$(shell find core binding guardian python benchmarks/c -not -path '*/__pycache__*' 2>/dev/null)
 
 .PHONY: help build demo test test-c test-python check format docs asan tsan tsan-tests tsan-edges stress fuzz bench test-aarch64 \
 	test-freethreaded clean
