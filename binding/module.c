@@ -12,6 +12,7 @@
 #include "group.h"
 #include "info.h"
 #include "map.h"
+#include "named.h"
 #include "pool.h"
 #include "threads.h"
 
@@ -95,7 +96,7 @@ static int module_exec(PyObject *module)
         return -1;
     if (tb_map_init(module, state) < 0 || tb_group_init(module, state) < 0)
         return -1;
-    if (tb_dispatch_init(module) < 0 || tb_threads_init(module) < 0)
+    if (tb_dispatch_init(module) < 0 || tb_threads_init(module) < 0 || tb_named_init(module, state) < 0)
         return -1;
     return tb_info_init(module);
 }
@@ -108,6 +109,8 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->executor_type);
     Py_VISIT(state->map_type);
     Py_VISIT(state->completed_type);
+    Py_VISIT(state->segment_type);
+    Py_VISIT(state->mapping_type);
     Py_VISIT(state->future_type);
     Py_VISIT(state->timing_type);
     Py_VISIT(state->futures_base);
@@ -125,6 +128,8 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->executor_type);
     Py_CLEAR(state->map_type);
     Py_CLEAR(state->completed_type);
+    Py_CLEAR(state->segment_type);
+    Py_CLEAR(state->mapping_type);
     Py_CLEAR(state->future_type);
     Py_CLEAR(state->timing_type);
     Py_CLEAR(state->futures_base);

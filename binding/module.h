@@ -19,6 +19,8 @@ struct tb_state {
     PyTypeObject *executor_type;  /* executor.c */
     PyTypeObject *map_type;       /* map.c */
     PyTypeObject *completed_type; /* group.c: the iterator of as_completed */
+    PyTypeObject *segment_type;   /* named.c */
+    PyTypeObject *mapping_type;   /* named.c: the memory of one */
 
     /* Made by tb_load_future, at the first use of Future, wait or as_completed: concurrent.futures is slow to
      * import, and `import treadle` must not. */

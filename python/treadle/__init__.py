@@ -61,7 +61,9 @@ if TYPE_CHECKING:
         wait as wait,
     )
     from ._pool import Pool as Pool
+    from ._shareable import ShareableList as ShareableList
     from ._threads import ThreadPoolExecutor as ThreadPoolExecutor
+    from .shared_memory import SharedMemory as SharedMemory
 
 __version__ = "0.1.0"
 
@@ -80,6 +82,8 @@ _HOME = {
     "PoolClosed": "_errors",
     "ProcessPoolExecutor": "_executor",
     "RemoteTraceback": "_errors",
+    "ShareableList": "_shareable",
+    "SharedMemory": "shared_memory",
     "TaskCancelled": "_errors",
     "TaskTimeout": "_errors",
     "ThreadPoolExecutor": "_threads",
@@ -104,6 +108,8 @@ __all__ = [
     "PoolClosed",
     "ProcessPoolExecutor",
     "RemoteTraceback",
+    "ShareableList",
+    "SharedMemory",
     "TaskCancelled",
     "TaskTimeout",
     "ThreadPoolExecutor",
