@@ -27,7 +27,11 @@ def load() -> tuple[dict[str, type[unittest.TestCase]], dict[str, str]]:
     loader = unittest.TestLoader()
     tests = {}
     lacking = {}
-    for name, home in (("test_concurrent_futures", "upstream_futures"), ("_test_multiprocessing", "upstream_pools")):
+    for name, home in (
+        ("test_concurrent_futures", "upstream_futures"),
+        ("_test_multiprocessing", "upstream_pools"),
+        ("_test_multiprocessing", "upstream_memory"),
+    ):
         try:
             cases = importlib.import_module(home).CASES
         except (ImportError, unittest.SkipTest) as error:

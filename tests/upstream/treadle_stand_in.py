@@ -5,13 +5,16 @@ stdlib's private `_processes` and `_broken` are answered here, from `pool.stats(
 """
 
 import concurrent.futures
+import multiprocessing
 import os
 import select
 import signal
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import treadle
+from treadle import shared_memory
 
 # Set while a class is run a second time without its mp_context, for the default start method.
 NO_CONTEXT = "TREADLE_UPSTREAM_NO_CONTEXT"
@@ -90,6 +93,8 @@ def install() -> None:
     concurrent.futures.Future = concurrent.futures._base.Future = future
     concurrent.futures.ProcessPoolExecutor = ProcessPoolExecutor
     concurrent.futures.ThreadPoolExecutor = ThreadPoolExecutor
+    shared_memory._USE_POSIX = True
+    sys.modules["multiprocessing.shared_memory"] = multiprocessing.shared_memory = shared_memory
 
 
 def install_causes() -> None:
