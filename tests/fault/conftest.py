@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import select
 import signal
@@ -78,3 +79,23 @@ def wait_for_end(pid: int) -> None:
 @pytest.fixture
 def until_gone() -> Callable[[int], None]:
     return wait_for_end
+
+
+IN_DELETE = 0x200
+
+
+def wait_for_removal(name: str) -> None:
+    """Returns when there is no such segment."""
+    libc = ctypes.CDLL(None)
+    changes = libc.inotify_init1(os.O_CLOEXEC)
+    try:
+        assert libc.inotify_add_watch(changes, b"/dev/shm", IN_DELETE) >= 0
+        while os.path.exists(f"/dev/shm/{name}"):
+            os.read(changes, 4096)
+    finally:
+        os.close(changes)
+
+
+@pytest.fixture
+def until_removed() -> Callable[[str], None]:
+    return wait_for_removal

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from treadle import SharedMemory, _engine
 
 # There, bytes(n) takes n bytes before anything is written: the limit would end these programs, not the pool.
 pytestmark = pytest.mark.skipif(
@@ -164,3 +165,31 @@ def test_streams_of_any_length_under_a_cgroups_memory_limit(cgroup: Path, tmp_pa
 def test_under_a_cgroups_memory_limit(cgroup: Path, tmp_path: Path) -> None:
     found = run_in(cgroup, tmp_path / "program.py", BODY).splitlines()
     assert [line.strip() for line in found] == ["NoRoom", "NoRoom", "1", "WorkerDied True", "2", "600"]
+
+
+SHARED = """
+import errno
+from treadle import SharedMemory
+
+try:
+    SharedMemory(create=True, size=400 << 20)
+except OSError as error:
+    print(errno.errorcode[error.errno])
+memory = SharedMemory(create=True, size=20 << 20)
+memory.buf[-1] = 1
+print(memory.size >> 20)
+many = []
+try:
+    while True:
+        many.append(SharedMemory(create=True, size=1 << 20))
+except OSError as error:
+    print(errno.errorcode[error.errno], len(many) > 50)
+"""
+
+
+def test_shared_memory_over_the_limit_is_an_error(cgroup: Path, tmp_path: Path) -> None:
+    kept = SharedMemory(create=True, size=1)
+    while not _engine.segments_guarded():  # the guardian is on duty, and none is started in the cgroup
+        os.sched_yield()
+    assert run_in(cgroup, tmp_path / "shared.py", SHARED).split() == ["ENOMEM", "20", "ENOMEM", "True"]
+    kept.close()
