@@ -15,6 +15,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", metavar="command", dest="command")
     doctor = commands.add_parser("doctor", help="show the CPU budget, the limits and the options in force")
     doctor.add_argument("--json", action="store_true", help="as JSON, for programs")
+    doctor.add_argument("--clean", action="store_true", help="remove the shared memory that dead processes left")
     parser.add_argument("--version", action="version", version=f"treadle {__version__}")
     options = parser.parse_args(arguments)
     if options.command is None:
@@ -24,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     from . import _doctor
 
     try:
-        print(_doctor.as_json() if options.json else _doctor.as_text(), flush=True)
+        print(_doctor.as_json(options.clean) if options.json else _doctor.as_text(options.clean), flush=True)
     except BrokenPipeError:  # whoever reads has read enough; nor shall the flush at the end try again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

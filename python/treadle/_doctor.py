@@ -1,4 +1,4 @@
-"""`treadle doctor`: what this machine, its limits and the environment give a pool."""
+"""`treadle doctor`: what this machine, its limits and the environment give, and what was left behind."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any
 from . import _context, _engine, _launch
 
 
-def report() -> dict[str, Any]:
-    """All findings, by section."""
+def report(clean: bool = False) -> dict[str, Any]:
+    """All findings, by section; `clean` removes the segments that dead processes left."""
     return {
         "python": {
             "version": platform.python_version(),
@@ -28,6 +28,7 @@ def report() -> dict[str, Any]:
         },
         "cpus": cpus(),
         "memory": memory(),
+        "segments": segments(clean),
         "descriptors": descriptors(),
         "system": system_calls(),
         "options": options(),
@@ -72,6 +73,19 @@ def dev_shm() -> dict[str, Any] | None:
     return {"size": found.f_frsize * found.f_blocks, "free": found.f_frsize * found.f_bavail}
 
 
+def segments(clean: bool) -> dict[str, Any]:
+    """The user's named segments (`SharedMemory`) that go with their last holder, and who sees to it."""
+    fields = ("name", "size", "held", "removed")
+    try:
+        rows = sorted(_engine.segments_sweep(clean))
+    except OSError:
+        rows = []
+    return {
+        "guardian": _engine.segments_guarded(),
+        "tracked": [dict(zip(fields, row, strict=True)) for row in rows],
+    }
+
+
 def descriptors() -> dict[str, Any]:
     """The limit of open descriptors, and how many are open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -101,14 +115,35 @@ def options() -> list[dict[str, Any]]:
     return [dict(zip(fields, row, strict=True)) for row in _engine.options()]
 
 
-def as_json() -> str:
+def as_json(clean: bool = False) -> str:
     """The report for programs."""
-    return json.dumps(report(), indent=2)
+    return json.dumps(report(clean), indent=2)
 
 
-def as_text() -> str:
+def segment_lines(found: dict[str, Any]) -> list[str]:
+    """What is known of segments: all of those that nobody holds, and how many there are."""
+    tracked = found["tracked"]
+    dead = [segment for segment in tracked if not segment["held"]]
+    if not tracked:
+        summary = "none"
+    elif not dead:
+        summary = f"{len(tracked)}, in use"
+    elif any(segment["removed"] for segment in dead):
+        summary = f"{len(tracked)}, {len(dead)} of them left by dead processes, and removed now"
+    else:
+        summary = f"{len(tracked)}, {len(dead)} of them left by dead processes: treadle doctor --clean removes those"
+    lines = [f"Segments     {summary}"]
+    for segment in tracked:
+        state = "removed" if segment["removed"] else "in use" if segment["held"] else "of dead processes"
+        lines.append(f"             {segment['name']}, {size(segment['size'])}, {state}")
+    if tracked and not found["guardian"]:
+        lines.append("             no guardian is on duty; the next process that uses one starts it")
+    return lines
+
+
+def as_text(clean: bool = False) -> str:
     """The report for people."""
-    found = report()
+    found = report(clean)
     python, cpu, mem, files = found["python"], found["cpus"], found["memory"], found["descriptors"]
     lines = [
         f"Python       {python['version']} ({python['executable']}), "
@@ -120,6 +155,7 @@ def as_text() -> str:
         + (f"a cgroup allows {size(mem['usable'])}" if mem["usable"] < mem["total"] else "no cgroup limit")
         + (f", address space limited to {size(mem['address_space'])}" if mem["address_space"] else ""),
         "/dev/shm     " + (f"{size(mem['dev_shm']['size'])}, not needed by pools" if mem["dev_shm"] else "not there"),
+        *segment_lines(found["segments"]),
         f"Descriptors  {files['open']} open of {files['soft']} (hard limit {files['hard']})",
         *(f"{name:<12} {answer}" for name, answer in found["system"].items()),
         f"Start        {python['start_method']} by default",
