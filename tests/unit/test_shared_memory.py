@@ -175,7 +175,7 @@ def test_unlinking_leaves_another_of_the_name_alone() -> None:
 
 def test_a_name_is_free_again_when_the_last_close_returns() -> None:
     for size in range(1, 200):
-        memory = SharedMemory("treadle-test-again", create=True, size=size)
+        memory = SharedMemory(f"treadle-test-again-{os.getpid()}", create=True, size=size)
         memory.close()
 
 
