@@ -131,17 +131,17 @@ static void read_quota_v1(const td_cgroup *cgroup, td_cpu_budget *budget)
         close(period_fd);
 }
 
-void td_cpu_budget_read(const char *root, td_cpu_budget *budget)
+static void read_cpus(const td_cgroup_text *text, td_cpu_budget *budget)
 {
     td_cgroup cgroup;
     long online = sysconf(_SC_NPROCESSORS_ONLN);
     *budget = (td_cpu_budget){.limit = TD_CPU_ONLINE, .online = online > 0 ? (unsigned)online : 1};
     budget->affinity = count_affinity(budget->online);
-    if (td_cgroup_find(root, TD_CGROUP_V2, "cpu", &cgroup))
+    if (td_cgroup_find(text, TD_CGROUP_V2, "cpu", &cgroup))
         do
             read_quota_v2(&cgroup, budget);
         while (td_cgroup_up(&cgroup));
-    if (td_cgroup_find(root, TD_CGROUP_V1, "cpu", &cgroup))
+    if (td_cgroup_find(text, TD_CGROUP_V1, "cpu", &cgroup))
         do
             read_quota_v1(&cgroup, budget);
         while (td_cgroup_up(&cgroup));
@@ -156,6 +156,14 @@ void td_cpu_budget_read(const char *root, td_cpu_budget *budget)
         budget->limit = whole < budget->cpus ? TD_CPU_QUOTA : budget->limit;
         budget->cpus = whole;
     }
+}
+
+void td_cpu_budget_read(const char *root, td_cpu_budget *budget)
+{
+    td_cgroup_text text;
+    td_cgroup_read(&text, root);
+    read_cpus(&text, budget);
+    td_cgroup_free(&text);
 }
 
 const char *td_cpu_limit_text(td_cpu_limit limit)
@@ -235,23 +243,40 @@ void td_memory_budget_none(td_memory_budget *budget)
         .total = TD_MEMORY_UNLIMITED, .limit = TD_MEMORY_UNLIMITED, .meminfo_fd = -1, .oom_fd = -1};
 }
 
-void td_memory_budget_init(td_memory_budget *budget, const char *root)
+static void init_memory(const td_cgroup_text *text, td_memory_budget *budget)
 {
     td_cgroup cgroup;
     char path[PATH_MAX];
     td_memory_budget_none(budget);
-    int length = snprintf(path, sizeof path, "%s/proc/meminfo", root);
+    int length = snprintf(path, sizeof path, "%s/proc/meminfo", text->root);
     if (length > 0 && (size_t)length < sizeof path)
         budget->meminfo_fd = open(path, O_RDONLY | O_CLOEXEC);
     if (!read_meminfo(budget->meminfo_fd, "MemTotal:", &budget->total))
         budget->total = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
     for (td_cgroup_version version = TD_CGROUP_V1; version <= TD_CGROUP_V2; version++)
-        if (td_cgroup_find(root, version, "memory", &cgroup))
+        if (td_cgroup_find(text, version, "memory", &cgroup))
             do {
                 add_level(budget, &cgroup, version);
                 if (budget->oom_fd < 0)
                     budget->oom_fd = td_cgroup_open(&cgroup, files_of[version].oom_kills);
             } while (td_cgroup_up(&cgroup));
+}
+
+void td_memory_budget_init(td_memory_budget *budget, const char *root)
+{
+    td_cgroup_text text;
+    td_cgroup_read(&text, root);
+    init_memory(&text, budget);
+    td_cgroup_free(&text);
+}
+
+void td_budgets_init(const char *root, td_cpu_budget *cpu, td_memory_budget *memory)
+{
+    td_cgroup_text text;
+    td_cgroup_read(&text, root);
+    read_cpus(&text, cpu);
+    init_memory(&text, memory);
+    td_cgroup_free(&text);
 }
 
 void td_memory_budget_fini(td_memory_budget *budget)

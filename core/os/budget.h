@@ -53,6 +53,8 @@ void td_memory_budget_none(td_memory_budget *budget);
 /* Never fails: what can't be opened doesn't limit. */
 void td_memory_budget_init(td_memory_budget *budget, const char *root);
 void td_memory_budget_fini(td_memory_budget *budget);
+/* td_cpu_budget_read and td_memory_budget_init, for half the reading. */
+void td_budgets_init(const char *root, td_cpu_budget *cpu, td_memory_budget *memory);
 
 /* The memory this process can count on: the smaller of `total` and `limit`. */
 uint64_t td_memory_budget_bytes(const td_memory_budget *budget);

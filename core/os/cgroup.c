@@ -9,10 +9,15 @@
  * Tests  tests/os/test_cgroup.c */
 #include "os/cgroup.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+#define TEXT_STEP 2048u
 
 /* True when `word` stands in the comma-separated `list`. */
 static bool list_has(const char *list, const char *word)
@@ -28,17 +33,66 @@ static bool list_has(const char *list, const char *word)
     }
 }
 
-static FILE *open_text(const char *root, const char *path)
+/* The whole of a small file, zero-terminated; NULL when it can't be read. */
+static char *read_all(const char *root, const char *path)
 {
     char full[PATH_MAX];
-    int length = snprintf(full, sizeof full, "%s%s", root, path);
-    return length > 0 && (size_t)length < sizeof full ? fopen(full, "re") : NULL;
+    const int length = snprintf(full, sizeof full, "%s%s", root, path);
+    const int fd = length > 0 && (size_t)length < sizeof full ? open(full, O_RDONLY | O_CLOEXEC) : -1;
+    if (fd < 0)
+        return NULL;
+    char *text = NULL;
+    size_t room = 0, used = 0;
+    for (ssize_t got = 1; got != 0; used += got > 0 ? (size_t)got : 0) {
+        if (room - used < TEXT_STEP) {
+            char *larger = realloc(text, room += 2 * TEXT_STEP);
+            if (larger == NULL)
+                goto failed;
+            text = larger;
+        }
+        got = read(fd, text + used, room - used - 1);
+        if (got < 0 && errno != EINTR)
+            goto failed;
+    }
+    close(fd);
+    text[used] = '\0';
+    return text;
+failed:
+    close(fd);
+    free(text);
+    return NULL;
+}
+
+void td_cgroup_read(td_cgroup_text *text, const char *root)
+{
+    *text = (td_cgroup_text){
+        .root = root,
+        .own = read_all(root, "/proc/self/cgroup"),
+        .mounts = read_all(root, "/proc/self/mountinfo"),
+    };
+}
+
+void td_cgroup_free(td_cgroup_text *text)
+{
+    free(text->own);
+    free(text->mounts);
+    text->own = text->mounts = NULL;
+}
+
+/* A copy of the line at *at, without its end, and *at moved to the next; NULL at the end, or without memory. */
+static char *take_line(const char **at)
+{
+    const size_t length = strcspn(*at, "\n");
+    if (**at == '\0')
+        return NULL;
+    char *line = strndup(*at, length);
+    *at += length + ((*at)[length] == '\n');
+    return line;
 }
 
 /* The path of our cgroup in one line of /proc/self/cgroup, or NULL when the line is another hierarchy's. */
 static char *own_path(char *line, td_cgroup_version version, const char *controller)
 {
-    line[strcspn(line, "\n")] = '\0';
     char *controllers = strchr(line, ':');
     char *path = controllers ? strchr(controllers + 1, ':') : NULL;
     if (!path)
@@ -50,22 +104,15 @@ static char *own_path(char *line, td_cgroup_version version, const char *control
     return wanted ? path : NULL;
 }
 
-static bool read_own_path(const char *root, td_cgroup_version version, const char *controller, char *path)
+static bool find_own_path(const char *text, td_cgroup_version version, const char *controller, char *path)
 {
-    FILE *file = open_text(root, "/proc/self/cgroup");
-    if (!file)
-        return false;
-    char *line = NULL;
-    size_t room = 0;
     bool found = false;
-    while (!found && getline(&line, &room, file) > 0) {
+    for (char *line; !found && (line = take_line(&text)) != NULL; free(line)) {
         const char *own = own_path(line, version, controller);
         found = own && strlen(own) < PATH_MAX;
         if (found)
             strcpy(path, own);
     }
-    free(line);
-    fclose(file);
     return found;
 }
 
@@ -91,7 +138,6 @@ typedef struct mount {
 
 static bool parse_mount(char *line, mount *out)
 {
-    line[strcspn(line, "\n")] = '\0';
     char *tail = strstr(line, " - ");
     if (!tail)
         return false;
@@ -144,24 +190,19 @@ static bool compose(const char *root, const mount *m, const char *path, td_cgrou
     return true;
 }
 
-bool td_cgroup_find(const char *root, td_cgroup_version version, const char *controller, td_cgroup *cgroup)
+bool td_cgroup_find(const td_cgroup_text *text, td_cgroup_version version, const char *controller,
+                    td_cgroup *cgroup)
 {
     char path[PATH_MAX];
-    if (!read_own_path(root, version, controller, path))
+    const char *mounts = text->mounts;
+    if (text->own == NULL || mounts == NULL || !find_own_path(text->own, version, controller, path))
         return false;
-    FILE *file = open_text(root, "/proc/self/mountinfo");
-    if (!file)
-        return false;
-    char *line = NULL;
-    size_t room = 0;
     bool found = false;
-    while (!found && getline(&line, &room, file) > 0) {
+    for (char *line; !found && (line = take_line(&mounts)) != NULL; free(line)) {
         mount m;
-        found =
-            parse_mount(line, &m) && is_hierarchy(&m, version, controller) && compose(root, &m, path, cgroup);
+        found = strstr(line, " - cgroup") != NULL && parse_mount(line, &m) &&
+                is_hierarchy(&m, version, controller) && compose(text->root, &m, path, cgroup);
     }
-    free(line);
-    fclose(file);
     return found;
 }
 

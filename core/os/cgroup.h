@@ -16,10 +16,20 @@ typedef struct td_cgroup {
     size_t top; /* length of the mount point's path: the last folder that td_cgroup_up gives */
 } td_cgroup;
 
+/* What the kernel says of this process, read once for however many hierarchies. */
+typedef struct td_cgroup_text {
+    const char *root;   /* put before every path */
+    char *own, *mounts; /* NULL: can't be read */
+} td_cgroup_text;
+
+void td_cgroup_read(td_cgroup_text *text, const char *root);
+void td_cgroup_free(td_cgroup_text *text);
+
 /* Our own cgroup in the hierarchy of `controller` ("cpu", "memory"; v2 has one hierarchy for all). False when the
- * hierarchy isn't mounted or we are in none. `root` is put before every path. The folder itself may be missing: a
- * container may show its cgroup at the mount point only, which is the last step up. */
-bool td_cgroup_find(const char *root, td_cgroup_version version, const char *controller, td_cgroup *cgroup);
+ * hierarchy isn't mounted or we are in none. The folder itself may be missing: a container may show its cgroup at the
+ * mount point only, which is the last step up. */
+bool td_cgroup_find(const td_cgroup_text *text, td_cgroup_version version, const char *controller,
+                    td_cgroup *cgroup);
 
 /* Moves to the parent; false at the top. */
 bool td_cgroup_up(td_cgroup *cgroup);

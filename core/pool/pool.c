@@ -193,13 +193,14 @@ static uint32_t slot_count(void)
 static td_status make_memory(td_pool *pool)
 {
     td_cpu_budget cpu;
-    td_cpu_budget_read("", &cpu);
+    td_budgets_init("", &cpu, &pool->memory);
     const int64_t spin = td_option_int(TD_OPT_SPIN);
     td_status status = td_segment_new(&pool->map, slot_count(), pool->config.max_workers, cpu.cpus,
                                       spin == TD_SPIN_AUTO ? SPIN_AUTO_NS : spin);
-    if (status != TD_OK)
+    if (status != TD_OK) {
+        td_memory_budget_fini(&pool->memory);
         return status;
-    td_memory_budget_init(&pool->memory, "");
+    }
     pool->map.head->memory_bytes = td_memory_budget_bytes(&pool->memory);
     pool->oom_kills = td_memory_oom_kills(&pool->memory);
     const td_arena_config config = {

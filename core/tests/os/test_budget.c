@@ -281,4 +281,26 @@ TD_TEST(this_machine_has_a_budget)
     td_memory_budget_fini(&memory);
 }
 
+TD_TEST(both_budgets_in_one_are_those_that_each_reads)
+{
+    td_cpu_budget cpu, cpu_alone;
+    td_memory_budget memory, memory_alone;
+    begin_v1();
+    fake_file("/cg/cpu/job/cpu.cfs_quota_us", "50000\n");
+    fake_file("/cg/cpu/job/cpu.cfs_period_us", "100000\n");
+    fake_file("/cg/memory/job/memory.limit_in_bytes", "1073741824\n");
+    fake_file("/cg/memory/job/memory.usage_in_bytes", "0\n");
+    td_budgets_init(fake_root, &cpu, &memory);
+    td_cpu_budget_read(fake_root, &cpu_alone);
+    td_memory_budget_init(&memory_alone, fake_root);
+    CHECK_EQ(cpu.cpus, cpu_alone.cpus);
+    CHECK_STR(cpu.quota_file, cpu_alone.quota_file);
+    CHECK_EQ(td_memory_budget_bytes(&memory), GIB);
+    CHECK_EQ(memory.level_count, memory_alone.level_count);
+    CHECK_STR(memory.limit_file, memory_alone.limit_file);
+    td_memory_budget_fini(&memory);
+    td_memory_budget_fini(&memory_alone);
+    fake_end();
+}
+
 TD_TEST_MAIN

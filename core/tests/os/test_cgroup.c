@@ -12,20 +12,29 @@ static const char *shown(const td_cgroup *cgroup)
     return cgroup->folder + strlen(fake_root);
 }
 
+static bool find(td_cgroup_version version, const char *controller, td_cgroup *cgroup)
+{
+    td_cgroup_text text;
+    td_cgroup_read(&text, fake_root);
+    const bool found = td_cgroup_find(&text, version, controller, cgroup);
+    td_cgroup_free(&text);
+    return found;
+}
+
 TD_TEST(v2_walks_from_our_own_to_the_mount_point)
 {
     td_cgroup cgroup;
     fake_begin();
     fake_file("/proc/self/cgroup", "0::/user.slice/job\n");
     fake_file("/proc/self/mountinfo", OTHER_MOUNTS V2_MOUNT);
-    REQUIRE(td_cgroup_find(fake_root, TD_CGROUP_V2, "cpu", &cgroup));
+    REQUIRE(find(TD_CGROUP_V2, "cpu", &cgroup));
     CHECK_STR(shown(&cgroup), "/sys/fs/cgroup/user.slice/job");
     CHECK(td_cgroup_up(&cgroup));
     CHECK_STR(shown(&cgroup), "/sys/fs/cgroup/user.slice");
     CHECK(td_cgroup_up(&cgroup));
     CHECK_STR(shown(&cgroup), "/sys/fs/cgroup");
     CHECK(!td_cgroup_up(&cgroup));
-    CHECK(!td_cgroup_find(fake_root, TD_CGROUP_V1, "cpu", &cgroup));
+    CHECK(!find(TD_CGROUP_V1, "cpu", &cgroup));
     fake_end();
 }
 
@@ -37,12 +46,12 @@ TD_TEST(v1_takes_the_hierarchy_of_the_controller)
     fake_file("/proc/self/mountinfo",
               OTHER_MOUNTS "35 31 0:31 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct\n"
                            "36 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n");
-    REQUIRE(td_cgroup_find(fake_root, TD_CGROUP_V1, "cpu", &cgroup));
+    REQUIRE(find(TD_CGROUP_V1, "cpu", &cgroup));
     CHECK_STR(shown(&cgroup), "/sys/fs/cgroup/cpu/a");
-    REQUIRE(td_cgroup_find(fake_root, TD_CGROUP_V1, "memory", &cgroup));
+    REQUIRE(find(TD_CGROUP_V1, "memory", &cgroup));
     CHECK_STR(shown(&cgroup), "/sys/fs/cgroup/memory/b/c");
-    CHECK(!td_cgroup_find(fake_root, TD_CGROUP_V1, "mem", &cgroup));
-    CHECK(!td_cgroup_find(fake_root, TD_CGROUP_V2, "memory", &cgroup));
+    CHECK(!find(TD_CGROUP_V1, "mem", &cgroup));
+    CHECK(!find(TD_CGROUP_V2, "memory", &cgroup));
     fake_end();
 }
 
@@ -53,10 +62,10 @@ TD_TEST(a_container_sees_its_own_part_of_the_tree)
     fake_file("/proc/self/cgroup", "4:memory:/docker/abc/inner\n");
     fake_file("/proc/self/mountinfo",
               "36 31 0:32 /docker/abc /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n");
-    REQUIRE(td_cgroup_find(fake_root, TD_CGROUP_V1, "memory", &cgroup));
+    REQUIRE(find(TD_CGROUP_V1, "memory", &cgroup));
     CHECK_STR(shown(&cgroup), "/sys/fs/cgroup/memory/inner");
     fake_file("/proc/self/cgroup", "4:memory:/docker/abcdef\n"); /* only looks like it is below */
-    REQUIRE(td_cgroup_find(fake_root, TD_CGROUP_V1, "memory", &cgroup));
+    REQUIRE(find(TD_CGROUP_V1, "memory", &cgroup));
     CHECK_STR(shown(&cgroup), "/sys/fs/cgroup/memory");
     CHECK(!td_cgroup_up(&cgroup));
     fake_end();
@@ -68,7 +77,7 @@ TD_TEST(a_cgroup_outside_the_namespace_is_the_mount_point)
     fake_begin();
     fake_file("/proc/self/cgroup", "0::/../../other\n");
     fake_file("/proc/self/mountinfo", V2_MOUNT);
-    REQUIRE(td_cgroup_find(fake_root, TD_CGROUP_V2, "cpu", &cgroup));
+    REQUIRE(find(TD_CGROUP_V2, "cpu", &cgroup));
     CHECK_STR(shown(&cgroup), "/sys/fs/cgroup");
     fake_end();
 }
@@ -79,7 +88,7 @@ TD_TEST(blanks_in_mount_points_are_read)
     fake_begin();
     fake_file("/proc/self/cgroup", "0::/\n");
     fake_file("/proc/self/mountinfo", "30 23 0:26 / /mnt/my\\040groups rw - cgroup2 none rw\n");
-    REQUIRE(td_cgroup_find(fake_root, TD_CGROUP_V2, "cpu", &cgroup));
+    REQUIRE(find(TD_CGROUP_V2, "cpu", &cgroup));
     CHECK_STR(shown(&cgroup), "/mnt/my groups");
     fake_end();
 }
@@ -88,11 +97,11 @@ TD_TEST(missing_and_broken_files_find_nothing)
 {
     td_cgroup cgroup;
     fake_begin();
-    CHECK(!td_cgroup_find(fake_root, TD_CGROUP_V2, "cpu", &cgroup));
+    CHECK(!find(TD_CGROUP_V2, "cpu", &cgroup));
     fake_file("/proc/self/cgroup", "\n:\n0\n0:\nrubbish\n0::/x\n");
-    CHECK(!td_cgroup_find(fake_root, TD_CGROUP_V2, "cpu", &cgroup));
+    CHECK(!find(TD_CGROUP_V2, "cpu", &cgroup));
     fake_file("/proc/self/mountinfo", "\n - \n1 2 3 - cgroup2\n1 2 3 4 - cgroup2 a b\nx - cgroup2 y\n");
-    CHECK(!td_cgroup_find(fake_root, TD_CGROUP_V2, "cpu", &cgroup));
+    CHECK(!find(TD_CGROUP_V2, "cpu", &cgroup));
     fake_end();
 }
 
