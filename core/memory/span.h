@@ -10,7 +10,7 @@
 
 #define TD__GRANULE_SHIFT 14u /* 16 KiB: what runs are counted in, and pages committed in */
 #define TD__GRANULE (UINT64_C(1) << TD__GRANULE_SHIFT)
-#define TD__SEGMENT_SHIFT 12u /* tables come in pieces for 64 MiB of range */
+#define TD__SEGMENT_SHIFT 8u /* tables come in pieces for 4 MiB, by which the range grows */
 #define TD__SEGMENT (1u << TD__SEGMENT_SHIFT)
 #define TD__ORDERS 27u /* 2^26 granules are 1 TiB */
 #define TD__NO_GRANULE UINT32_MAX
