@@ -49,8 +49,8 @@ WHY = {
     "rest is imports in the zygote, a fork, and the worker's first task. Both sides swing by half from one minute to "
     "the next.",
     "first result with fork, times the stdlib's with fork": "Both fork twice: the stdlib two workers, Treadle a worker "
-    "and the zygote. About half of Treadle's time is that and its consequences: page faults after it 42 %, the two "
-    "clones 9 % (perf).",
+    "and the zygote. Each takes half a millisecond, and each of the 760 pages that are written to afterwards 2.5 us "
+    "(docs/internals/performance.md).",
     "memory of the idle workers, times the stdlib's default pool": "The stdlib's workers are forked from the program "
     "itself and share its pages; Treadle's are three processes (with the zygote) that share only each other's, and "
     "what is the program's file-backed memory.",

@@ -218,7 +218,9 @@ int tb_codec_init(PyObject *module, struct tb_codec *codec)
     if (PyModule_AddType(module, codec->watch_type) < 0 || PyModule_AddType(module, codec->birth_type) < 0 ||
         PyModule_AddFunctions(module, tb_codec_methods) < 0)
         return -1;
-    return PyModule_AddFunctions(module, tb_worker_methods);
+    if (PyModule_AddFunctions(module, tb_worker_methods) < 0)
+        return -1;
+    return PyModule_AddFunctions(module, tb_fork_methods);
 }
 
 /* Every reference of a codec, for the collector. */

@@ -31,8 +31,8 @@ struct tb_codec {
     uint64_t globals_epoch; /* a worker's: counts changes of globals that came with by-value functions */
 };
 
-/* Makes the types, adds Watch to the module, and adds the functions of codec, worker and zygote (tb_worker_methods).
- * Called from the module's exec slot. */
+/* Makes the types, adds Watch to the module, and adds the functions of codec, worker and zygote. Called from the
+ * module's exec slot. */
 int tb_codec_init(PyObject *module, struct tb_codec *codec);
 int tb_codec_traverse(struct tb_codec *codec, visitproc visit, void *arg);
 void tb_codec_clear(struct tb_codec *codec);
@@ -147,7 +147,8 @@ bool tb_watch_check(const struct tb_codec *codec, PyObject *object);
 /* True while nothing of what the function refers to has changed. Never raises. ~20 ns for a small function. */
 bool tb_watch_holds(PyObject *watch);
 
-/* ---- Worker and zygote: module functions (worker.c) ------------------------------------------------------- */
+/* ---- Worker and zygote: module functions (worker.c, fork.c) ----------------------------------------------- */
 extern PyMethodDef tb_worker_methods[];
+extern PyMethodDef tb_fork_methods[];
 
 #endif

@@ -196,39 +196,37 @@ PyObject *tb_pool_start(PyObject *self, PyObject *Py_UNUSED(unused))
     return none_or_raise(self, handle, status);
 }
 
-/* _engine_adopt(pid, channel): a zygote that the package forked. */
-PyObject *tb_pool_adopt(PyObject *self, PyObject *args)
-{
-    int pid, channel;
-    struct tb_handle *handle =
-        PyArg_ParseTuple(args, "ii:_engine_adopt", &pid, &channel) ? begun_handle(self) : NULL;
-    if (handle == NULL)
-        return NULL;
-    td_status status = td_pool_adopt_zygote(handle->pool, pid, channel);
-    if (status == TD_OK)
-        status = td_pool_start(handle->pool);
-    return none_or_raise(self, handle, status);
-}
-
-/* _engine_order(): the end of a channel from which the first worker, to be forked by the package, gets its birth. */
-PyObject *tb_pool_order(PyObject *self, PyObject *Py_UNUSED(unused))
-{
-    int child_end;
-    struct tb_handle *handle = begun_handle(self);
-    if (handle == NULL)
-        return NULL;
-    td_status status = td_pool_order_own(handle->pool, &child_end);
-    PyObject *none = none_or_raise(self, handle, status);
-    Py_XDECREF(none);
-    return none != NULL ? PyLong_FromLong(child_end) : NULL;
-}
-
-/* _engine_born(pid): it was forked. */
-PyObject *tb_pool_born(PyObject *self, PyObject *args)
+/* Hands a process that the package forked, and the socket to it, over to the engine. Detaches the socket in the same
+ * step: whatever is raised afterwards, a signal's exception say, it shows whose the process is. */
+static PyObject *adopt(PyObject *self, PyObject *args, const char *format,
+                       td_status (*take)(td_pool *pool, int32_t pid, int channel))
 {
     int pid;
-    struct tb_handle *handle = PyArg_ParseTuple(args, "i:_engine_born", &pid) ? begun_handle(self) : NULL;
-    return handle != NULL ? none_or_raise(self, handle, td_pool_own_born(handle->pool, pid)) : NULL;
+    PyObject *socket;
+    if (!PyArg_ParseTuple(args, format, &pid, &socket))
+        return NULL;
+    const int channel = PyObject_AsFileDescriptor(socket);
+    struct tb_handle *handle = channel >= 0 ? begun_handle(self) : NULL;
+    if (handle == NULL)
+        return NULL;
+    const td_status status = take(handle->pool, pid, channel);
+    PyObject *none = none_or_raise(self, handle, status);
+    PyObject *detached = none != NULL ? PyObject_CallMethod(socket, "detach", NULL) : NULL;
+    Py_XDECREF(none);
+    Py_XDECREF(detached);
+    return detached != NULL ? Py_NewRef(Py_None) : NULL;
+}
+
+/* _engine_adopt_worker(pid, socket): the first worker. */
+PyObject *tb_pool_adopt_worker(PyObject *self, PyObject *args)
+{
+    return adopt(self, args, "iO:_engine_adopt_worker", td_pool_adopt_worker);
+}
+
+/* _engine_adopt(pid, socket): the zygote; the pool starts. */
+PyObject *tb_pool_adopt(PyObject *self, PyObject *args)
+{
+    return adopt(self, args, "iO:_engine_adopt", td_pool_adopt_zygote);
 }
 
 PyObject *tb_pool_set_context(PyObject *self, PyObject *context)

@@ -22,8 +22,7 @@ struct tb_room tb_pool_room_of(struct tb_pool_room *room);
 /* Methods of Executor (pool.c, stats.c); its own are in executor.c. */
 PyObject *tb_pool_create(PyObject *self, PyObject *args, PyObject *kwargs);
 PyObject *tb_pool_start(PyObject *self, PyObject *unused);
-PyObject *tb_pool_order(PyObject *self, PyObject *unused);
-PyObject *tb_pool_born(PyObject *self, PyObject *args);
+PyObject *tb_pool_adopt_worker(PyObject *self, PyObject *args);
 PyObject *tb_pool_adopt(PyObject *self, PyObject *args);
 PyObject *tb_pool_set_context(PyObject *self, PyObject *context);
 PyObject *tb_pool_prestart(PyObject *self, PyObject *count);
@@ -41,8 +40,7 @@ PyObject *tb_pool_deaths(PyObject *self, PyObject *unused);
     {"_create", (PyCFunction)(void (*)(void))tb_pool_create, METH_VARARGS | METH_KEYWORDS, NULL},              \
         {"_engine_start", tb_pool_start, METH_NOARGS, NULL},                                                   \
         {"_engine_adopt", tb_pool_adopt, METH_VARARGS, NULL},                                                  \
-        {"_engine_order", tb_pool_order, METH_NOARGS, NULL},                                                   \
-        {"_engine_born", tb_pool_born, METH_VARARGS, NULL},                                                    \
+        {"_engine_adopt_worker", tb_pool_adopt_worker, METH_VARARGS, NULL},                                    \
         {"_set_context", tb_pool_set_context, METH_O, NULL}, {"_prestart", tb_pool_prestart, METH_O, NULL},    \
         {"_restart_zygote", tb_pool_restart_zygote, METH_NOARGS, NULL},                                        \
         {"_close", tb_pool_close, METH_VARARGS, NULL}, {"_join", tb_pool_join, METH_VARARGS, NULL},            \

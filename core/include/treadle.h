@@ -121,11 +121,10 @@ void td_pool_unref(td_pool *pool);
  * of its channel. TD_START_SHARED and TD_START_SINGLE. They start with SIGINT blocked, so that a Ctrl-C which is meant
  * for the parent does not end them before they can see to it. */
 td_status td_pool_set_launch(td_pool *pool, const char *const argv[], const char *const envp[]);
-/* TD_START_ADOPTED, before anything else of it runs: orders the first worker, which the caller forks itself, so that a
- * first task need not wait for a second fork. The child calls td_birth_receive with this end of its channel; the parent
- * closes it, and tells the child's pid. */
-td_status td_pool_order_own(td_pool *pool, int *child_end);
-td_status td_pool_own_born(td_pool *pool, int32_t pid);
+/* TD_START_ADOPTED, before anything else of it runs: the first worker, which the caller has forked itself, so that a
+ * first task need not wait for a second fork, and which calls td_birth_receive with the other end of this channel. From
+ * here on the channel is the pool's, and the worker is reaped by it. */
+td_status td_pool_adopt_worker(td_pool *pool, int32_t pid, int channel);
 /* TD_START_ADOPTED: the parent's end of a channel to a zygote that the caller forked; see td_zygote_serve. */
 td_status td_pool_adopt_zygote(td_pool *pool, int32_t pid, int channel);
 /* Starts the native thread and, unless ADOPTED, the first zygote; idempotent. Submitting does it otherwise. */
@@ -314,6 +313,9 @@ struct td_birth {
     const void *context; /* as td_pool_set_context gave it; malloc'ed, the child's */
     uint64_t context_bytes;
 };
+/* In a zygote that nobody needs yet: sleeps until its first order, which stays in the channel. TD_ECLOSED: leave, as
+ * td_zygote_serve would say. Does nothing but that, so that it may stand between fork and all else in the child. */
+td_status td_zygote_doze(int channel);
 /* Waits for orders on the channel and reaps children, until one of:
  *   TD_OK         fork now: the caller forks and calls td_zygote_forked in both processes
  *   TD_ECLOSED    the parent is gone or wants an end: leave

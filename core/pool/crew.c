@@ -205,11 +205,11 @@ td_status td_pool_adopt_zygote(td_pool *pool, int32_t pid, int channel)
     if (status != TD_OK)
         return status;
     pthread_mutex_lock(&pool->lock);
+    watch_own_worker_locked(pool); /* in any case: a pool that is closed meanwhile waits for its end */
     status = pool->zygote.channel >= 0 ? TD_EINVAL : pool->closed ? TD_ECLOSED : TD_OK;
     if (status == TD_OK)
         status = td_native_watch(channel);
     if (status == TD_OK) {
-        watch_own_worker_locked(pool);
         pool->zygote = (struct td_zygote){
             .pid = pid, .pidfd = -1, .channel = channel, .watched = true, .kill_at_ns = TD_FOREVER};
         td_pidfd_open(pid, &pool->zygote.pidfd);
@@ -317,24 +317,30 @@ static td_status start_single_locked(td_pool *pool, uint32_t worker, const struc
     return TD_OK;
 }
 
-/* A worker that the caller forks: its birth lies in its channel already when it looks there. */
-static td_status order_own_locked(td_pool *pool, uint32_t worker, const struct dowry *dowry, int *child_end)
+/* A process that the caller forked, and that waits for its birth. */
+struct own_worker {
+    int32_t pid;
+    int channel;
+};
+
+static td_status take_own_locked(td_pool *pool, uint32_t worker, const struct own_worker *own,
+                                 const struct dowry *dowry)
 {
-    int ends[2];
-    td_status status = td_channel_new(ends);
-    if (status != TD_OK)
+    struct td_member *member = &pool->members[worker];
+    const td_status status = send_order(pool, worker, own->channel, dowry);
+    if (status != TD_OK && status != TD_ECLOSED) /* as with start_single_locked */
         return status;
-    pool->members[worker].channel = ends[0];
-    status = send_order(pool, worker, ends[0], dowry);
-    if (status == TD_OK)
-        *child_end = ends[1];
-    else
-        close(ends[1]);
-    return status;
+    member->channel = own->channel;
+    member->pid = own->pid;
+    td_pidfd_open(own->pid, &member->pidfd);
+    member->state = TD_MEMBER_ALIVE;
+    member->born_ns = td_now_ns();
+    TD_TRACE(SPAWN, worker, own->pid);
+    return TD_OK;
 }
 
-/* child_end: where a worker's end of its channel goes that the caller forks; NULL: another makes the process. */
-static td_status order_locked(td_pool *pool, uint32_t worker, int *child_end)
+/* own: the process that is to be the worker; NULL: another makes it. */
+static td_status order_locked(td_pool *pool, uint32_t worker, const struct own_worker *own)
 {
     struct td_member *member = &pool->members[worker];
     struct dowry dowry;
@@ -357,8 +363,8 @@ static td_status order_locked(td_pool *pool, uint32_t worker, int *child_end)
     pool->member_count++;
     reset_seat(pool, worker);
     td_atomic_store_seq(&pool->map.states[worker], TD_SEAT_STARTING);
-    if (child_end != NULL)
-        status = order_own_locked(pool, worker, &dowry, child_end);
+    if (own != NULL)
+        status = take_own_locked(pool, worker, own, &dowry);
     else if (pool->config.start == TD_START_SINGLE)
         status = start_single_locked(pool, worker, &dowry);
     else
@@ -393,38 +399,21 @@ td_status td__crew_order_locked(td_pool *pool)
     return status;
 }
 
-td_status td_pool_order_own(td_pool *pool, int *child_end)
+td_status td_pool_adopt_worker(td_pool *pool, int32_t pid, int channel)
 {
     if (td__pool_forked(pool))
         return TD_EFORKED;
     td_status status = td_drain_make_bell();
     if (status != TD_OK)
         return status;
+    const struct own_worker own = {pid, channel};
     pthread_mutex_lock(&pool->lock);
     if (pool->config.start != TD_START_ADOPTED || pool->member_count > 0 || pool->zygote.channel >= 0)
         status = TD_EINVAL;
     else
-        status = order_locked(pool, OWN_WORKER, child_end);
+        status = order_locked(pool, OWN_WORKER, &own);
     pthread_mutex_unlock(&pool->lock);
     return status;
-}
-
-td_status td_pool_own_born(td_pool *pool, int32_t pid)
-{
-    if (td__pool_forked(pool))
-        return TD_EFORKED;
-    pthread_mutex_lock(&pool->lock);
-    struct td_member *member = &pool->members[OWN_WORKER];
-    const bool ordered = member->state == TD_MEMBER_ORDERED && member->channel >= 0;
-    if (ordered) {
-        member->state = TD_MEMBER_ALIVE;
-        member->pid = pid;
-        td_pidfd_open(pid, &member->pidfd);
-        member->born_ns = td_now_ns();
-        TD_TRACE(SPAWN, OWN_WORKER, pid);
-    }
-    pthread_mutex_unlock(&pool->lock);
-    return ordered ? TD_OK : TD_EINVAL;
 }
 
 /* Is it there, or on its way, and stays? */

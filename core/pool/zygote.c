@@ -25,6 +25,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -259,6 +260,18 @@ static td_status serve(int channel, struct td_birth *out)
             return status;
     }
     return TD_ECLOSED;
+}
+
+td_status td_zygote_doze(int channel)
+{
+    struct pollfd watched = {.fd = channel, .events = POLLIN};
+    struct td_message head = {.kind = TD_MESSAGE_LEAVE};
+    ssize_t got;
+    do {
+        (void)poll(&watched, 1, -1);
+        got = recv(channel, &head, sizeof head, MSG_PEEK | MSG_DONTWAIT);
+    } while (got < 0 && (errno == EINTR || errno == EAGAIN));
+    return got > 0 && head.kind != TD_MESSAGE_LEAVE ? TD_OK : TD_ECLOSED;
 }
 
 td_status td_zygote_serve(int channel, struct td_birth *out)

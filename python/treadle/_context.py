@@ -16,6 +16,7 @@ from typing import Any
 
 from . import _engine, _zygote
 
+NAME = "TreadleWorker"
 THREADS = "TREADLE_THREADS"
 """The option with the CPUs that a worker may use: BLAS, OpenMP and pools made inside it keep to it."""
 
@@ -35,7 +36,7 @@ def capture(
         "umask": current_umask(),
         "environ": {**users_environment(), THREADS: str(threads)},
         "filters": [_zygote.described(item) for item in warnings.filters],
-        "name": "TreadleWorker",
+        "name": NAME,
         "parent_pid": os.getpid(),
         "threads": threads,
     }
@@ -53,6 +54,14 @@ def capture(
         context["output"] = output
     if imports:
         context["imports"] = imports
+    return marshal.dumps(context)
+
+
+def capture_inherited(*, threads: int, output: object) -> bytes:
+    """The context of processes that were forked from this one just now, and so are where it is."""
+    context = {"name": NAME, "parent_pid": os.getpid(), "threads": threads, "added": {THREADS: str(threads)}}
+    if output is not None:
+        context["output"] = output
     return marshal.dumps(context)
 
 

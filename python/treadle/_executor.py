@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -15,8 +14,6 @@ from . import _byvalue as _byvalue  # not to be waited for by the first submit
 from . import _context, _engine, _errors, _foresight, _launch, _lifetime, _maps, _options, _trace, _travel
 
 if TYPE_CHECKING:
-    from _socket import socket
-
     from . import _output
 
 T = TypeVar("T")
@@ -169,6 +166,8 @@ class ProcessPoolExecutor(_engine.Executor, _maps.Maps, Executor):
         with self._lock:
             if self._closed or _lifetime.exiting:
                 raise _errors.pool_closed()
+            if self._forked:
+                raise _errors.pool_forked()
             if self._started:
                 return
             _trace.begin()
@@ -182,7 +181,8 @@ class ProcessPoolExecutor(_engine.Executor, _maps.Maps, Executor):
         main = _context.main_module(name) if method in ("forkserver", "spawn") else None
         self._preload_stamp = _launch.stamp(self._preload)
         if method == "fork":
-            self._launch_forked()
+            with _lifetime.forking:
+                self._launch_forked()
         else:
             start = _engine.START_SINGLE if method == "spawn" else _engine.START_SHARED
             cpus = self._create_pool(start, *_launch.command(method, self._preload))
@@ -194,34 +194,34 @@ class ProcessPoolExecutor(_engine.Executor, _maps.Maps, Executor):
     def _launch_forked(self) -> None:
         inherited = (self._initializer, self._initargs) if self._initializer else None
         self._imports = []  # they have what this process has
-        cpus = self._create_pool(_engine.START_ADOPTED)
         self._started = True  # as the children see it
+        children: list[_launch.Child] = []
         try:
-            self._set_capture(cpus, None, None)
-            self._refresh()
-            channel = self._engine_order()
-            try:
-                self._engine_born(_launch.fork_worker(channel, inherited))
-            finally:
-                os.close(channel)
-            self._adopt(*_launch.fork_zygote(inherited))
+            # Before the pool is made: the first worker comes up meanwhile, and a page that is written to from here on
+            # is copied once, not for one child and then for the other.
+            children.append(_launch.fork_worker(inherited))
+            children.append(_launch.fork_zygote(inherited, children[0]))
+            threads, output = self._set_capture(self._create_pool(_engine.START_ADOPTED), None, None)
+            self._set_context(_context.capture_inherited(threads=threads, output=output))
+            worker, zygote = children
+            self._engine_adopt_worker(worker.pid, worker.channel)
+            self._engine_adopt(zygote.pid, zygote.channel)
         except BaseException:
             self._started = False
+            for child in children:
+                child.abandon()
+            if self._forwarder is not None:
+                self._forwarder.abandon()
+                self._forwarder = None
             raise
 
-    def _adopt(self, pid: int, channel: socket) -> None:
-        try:
-            self._engine_adopt(pid, channel.fileno())
-            channel.detach()
-        except BaseException:
-            channel.close()
-            os.waitpid(pid, 0)  # it leaves at the end of its channel
-            raise
-
-    def _set_capture(self, cpus: int, initializer: bytes | None, main: dict[str, str] | None) -> None:
+    def _set_capture(
+        self, cpus: int, initializer: bytes | None, main: dict[str, str] | None
+    ) -> tuple[int, _output.Address | None]:
         threads = max(1, (_context.cpu_share() or cpus) // self._max_workers)
         output = self._start_forwarding()
         self._capture = partial(_context.capture, threads=threads, initializer=initializer, main=main, output=output)
+        return threads, output
 
     def _create_pool(self, start: int, argv: list[str] | None = None, env: list[str] | None = None) -> int:
         return self._create(

@@ -1,4 +1,4 @@
-"""What multiprocessing says in a worker: who it is, who its parent is, and the user's `__main__` where it has one."""
+"""What multiprocessing finds in a worker: who it is, who its parent is, and the user's `__main__` where it has one."""
 
 from __future__ import annotations
 
@@ -77,6 +77,12 @@ class AfterImport:
         return spec
 
 
+def new_main() -> None:
+    """An empty `__main__`, where the user's names find room."""
+    kind = type(sys)
+    sys.modules["__main__"] = kind("__main__")
+
+
 def prepare_main(main: dict[str, str]) -> None:
     """The user's `__main__`, imported under another name, as multiprocessing's spawn does it."""
     from multiprocessing import process, spawn
@@ -87,3 +93,23 @@ def prepare_main(main: dict[str, str]) -> None:
         spawn.prepare(main)
     finally:
         del current._inheriting
+
+
+def end_multiprocessing() -> None:
+    """What multiprocessing does at the end of its processes: queues are flushed, children joined."""
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        util._exit_function()
+
+
+def log_failure() -> None:
+    """To the stdlib's logger of a failing initializer, where somebody listens to it, and with it what is under way."""
+    logging = sys.modules.get("logging")
+    logger = logging.getLogger("concurrent.futures") if logging is not None else None
+    if logger is None or not logger.hasHandlers():
+        return
+    try:
+        logger.critical("Exception in initializer:", exc_info=True)
+        end_multiprocessing()
+    except Exception:
+        pass  # what the initializer raised is of more interest

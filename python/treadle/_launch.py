@@ -8,12 +8,14 @@ spawn       each worker is a fresh interpreter of its own, with the user's `__ma
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # not signal, whose enums take 2 ms
 import _socket  # socket.py takes 5 ms to import
+import contextlib
 import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 from . import _context, _engine, _site, _travel, _zygote
 
@@ -188,21 +190,54 @@ def stamp(modules: Sequence[str]) -> list[tuple[str, int, int]]:
     return found
 
 
-def fork_zygote(inherited: Inherited | None) -> tuple[int, _socket.socket]:
-    """Forks the zygote from this process: its pid, and our end of its channel."""
+class Child(NamedTuple):
+    """A process that was forked from this one, and our end of its channel."""
+
+    pid: int
+    channel: _socket.socket
+
+    def abandon(self) -> None:
+        """Ends it, unless the engine has adopted it: it has had no order, and leaves at the end of its channel."""
+        if self.channel.fileno() < 0:
+            return
+        self.channel.shutdown(_socket.SHUT_RDWR)  # whoever else was forked meanwhile may have a copy
+        self.channel.close()
+        with contextlib.suppress(ChildProcessError):  # the user's process ignores its children, or reaps them all
+            os.waitpid(self.pid, 0)
+
+
+def fork_worker(inherited: Inherited | None) -> Child:
+    """Forks the first worker from this process, which waits for its birth."""
+    return fork_child(fork, _zygote.work_alone, inherited)
+
+
+def fork_zygote(inherited: Inherited | None, worker: Child) -> Child:
+    """Forks the zygote from this process after the first worker; it sleeps until it gets an order."""
+    return fork_child(_engine.fork_dozing, _zygote.serve_forked, inherited, worker.channel.fileno())
+
+
+def fork_child(
+    how: Callable[..., int],
+    live: Callable[[int, Inherited | None], NoReturn],
+    inherited: Inherited | None,
+    *not_its: int,
+) -> Child:
+    """A child of this process with a channel to it. `how` gets the child's end, and what to close in the child."""
+    for stream in (sys.stdout, sys.stderr):  # lest what is buffered be written twice
+        if stream is not None:
+            stream.flush()
+    ours, theirs = channel()
     try:
-        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
-    except OSError as error:
-        raise limit_reached(error) from None
-    try:
-        pid = fork()
+        pid = how(theirs.fileno(), ours.fileno(), *not_its)
         if pid == 0:
             try:
-                ours.close()
-                _zygote.serve(theirs.detach(), inherited)
+                live(theirs.detach(), inherited)
             finally:
                 os._exit(1)
-        return pid, ours
+        return Child(pid, ours)
+    except OSError as error:
+        ours.close()
+        raise limit_reached(error) from None
     except BaseException:
         ours.close()
         raise
@@ -210,26 +245,32 @@ def fork_zygote(inherited: Inherited | None) -> tuple[int, _socket.socket]:
         theirs.close()
 
 
-def fork_worker(channel: int, inherited: Inherited | None) -> int:
-    """Forks the first worker from this process; it finds its birth in the channel."""
-    pid = fork()
+def fork(channel: int, *closed: int) -> int:
+    """os.fork(), as _engine.fork_dozing does it: a handler of the user's may raise, and then the child would go on as
+    the user's program. So all signals are blocked there until the package has its own (_zygote.leave_user_behind).
+    """
+    pid = -1
+    before = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
+    try:
+        pid = os.fork()
+    finally:
+        if pid != 0:
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
     if pid == 0:
-        try:
-            _zygote.work_alone(channel, inherited)
-        finally:
-            os._exit(1)
+        for descriptor in closed:
+            os.close(descriptor)
     return pid
 
 
-def fork() -> int:
-    """os.fork(), after which nothing that is buffered is written twice; a limit that refuses it is named."""
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            stream.flush()
+def channel() -> tuple[_socket.socket, _socket.socket]:
+    """The two ends of a channel, which block whatever socket.setdefaulttimeout says."""
     try:
-        return os.fork()
+        ends = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     except OSError as error:
         raise limit_reached(error) from None
+    for end in ends:
+        end.setblocking(True)
+    return ends
 
 
 def limit_reached(error: OSError) -> OSError:

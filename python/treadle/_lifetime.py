@@ -21,6 +21,10 @@ pools: weakref.WeakSet[ProcessPoolExecutor] = weakref.WeakSet()
 # Those that the user let go of with work pending.
 abandoned: set[ProcessPoolExecutor] = set()
 
+forking = threading.RLock()
+"""Held while a pool's processes are forked from this one. Where two are at it, each one's zygote could hold our end
+of the other's channel, and neither would see that this process was killed."""
+
 
 def abandon(pool: ProcessPoolExecutor) -> None:
     """Keeps a closed pool, which nobody else holds, until it has ended; the next garbage collection drops it then."""
@@ -55,6 +59,8 @@ def at_exit() -> None:
 
 def in_forked_child() -> None:
     """After os.fork() in the child: started pools are inert, others work."""
+    global forking
+    forking = threading.RLock()
     _engine.after_fork_child()
     for pool in [*pools, *abandoned]:
         pool._forked = pool._started

@@ -75,6 +75,11 @@ class Forwarder:
                 os.close(self.writer)
                 self.writer = -1
 
+    def abandon(self) -> None:
+        """It was never started."""
+        self.let_go()
+        os.close(self.reader)
+
     def _read(self) -> None:
         with open(self.reader, "rb", buffering=0) as pipe:
             while header := read_exactly(pipe, HEADER.size):

@@ -53,7 +53,7 @@ def main() -> NoReturn:
     """A fresh interpreter's start: `python -c ... MODE [PRELOAD...] CHANNEL`."""
     mode, *preload, channel = sys.argv[1:]
     leave_ctrl_c_to_parent()
-    new_main()
+    _identity.new_main()
     site = os.environ.pop("TREADLE_SITE", None)
     if site is not None:
         from . import _site
@@ -64,19 +64,24 @@ def main() -> NoReturn:
         if birth is None:
             os._exit(0)
         settle()
+        go_first()
         work(birth, take_over(birth.context, int(channel)), None)
     if preload or site is None:  # where site ran, packages may have imported what they like
         from . import _preload
 
         _preload.import_all(int(channel), preload)
-    serve(int(channel), None, forked=False)
-
-
-def serve(channel: int, inherited: Inherited | None, *, forked: bool = True) -> NoReturn:
-    """The zygote's life. `forked`: from the user's process, of which some habits have to go."""
-    if forked:
-        leave_user_behind()
     settle()
+    serve(int(channel), None)
+
+
+def serve_forked(channel: int, inherited: Inherited | None) -> NoReturn:
+    """The life of a zygote that was forked from the user's process, of which some habits have to go."""
+    leave_user_behind()
+    serve(channel, inherited)
+
+
+def serve(channel: int, inherited: Inherited | None) -> NoReturn:
+    """The zygote's life."""
     data: bytes | None = None
     context: Context = {}
     while True:
@@ -93,13 +98,14 @@ def serve(channel: int, inherited: Inherited | None, *, forked: bool = True) -> 
             pid = -(error.errno or 1)
         _engine.zygote_forked(channel, birth, pid)
         if pid == 0:
+            go_first()
             work(birth, context, inherited)
 
 
 def work_alone(channel: int, inherited: Inherited | None) -> NoReturn:
     """The life of a worker that was forked from the user's process, with no zygote in between."""
     leave_user_behind()
-    settle()
+    go_first()
     gc.freeze()
     birth = _engine.birth_receive(channel)
     if birth is None:
@@ -120,20 +126,15 @@ def leave_ctrl_c_to_parent() -> None:
     _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGINT,))
 
 
-def new_main() -> None:
-    """An empty `__main__`, where the user's names find room."""
-    kind = type(sys)
-    sys.modules["__main__"] = kind("__main__")
-
-
 def leave_user_behind() -> None:
-    """What a zygote that was forked from the user's process must not go on with."""
+    """What a process that was forked from the user's must not go on with."""
     import atexit
 
     atexit._clear()
     _signal.set_wakeup_fd(-1)
-    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
     _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+    settle()
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())  # last: before, a signal would meet the user's handler
 
 
 # --- the worker
@@ -144,7 +145,6 @@ def work(birth: _engine.Birth, context: Context, inherited: Inherited | None) ->
     status = 1
     try:
         birth.attach()
-        go_first()
         if prepare(birth, context, inherited):
             birth.run()
             status = 0
@@ -196,31 +196,11 @@ def prepare(birth: _engine.Birth, context: Context, inherited: Inherited | None)
         if inherited is not None:
             inherited[0](*inherited[1])
     except BaseException:
-        log_failure()
+        _identity.log_failure()
         birth.failed(formatted())
         return False
     birth.ready()
     return True
-
-
-def log_failure() -> None:
-    """To the stdlib's logger of a failing initializer, where somebody listens to it, and with it what is under way."""
-    logging = sys.modules.get("logging")
-    logger = logging.getLogger("concurrent.futures") if logging is not None else None
-    if logger is None or not logger.hasHandlers():
-        return
-    try:
-        logger.critical("Exception in initializer:", exc_info=True)
-        end_multiprocessing()
-    except Exception:
-        pass  # what the initializer raised is of more interest
-
-
-def end_multiprocessing() -> None:
-    """What multiprocessing does at the end of its processes: queues are flushed, children joined."""
-    util = sys.modules.get("multiprocessing.util")
-    if util is not None:
-        util._exit_function()
 
 
 def leave(status: int) -> NoReturn:
@@ -231,7 +211,7 @@ def leave(status: int) -> NoReturn:
         threading = sys.modules.get("threading")
         if threading is not None:
             threading._shutdown()
-        end_multiprocessing()
+        _identity.end_multiprocessing()
         atexit._run_exitfuncs()
     except BaseException:
         status = status or 1
@@ -315,6 +295,10 @@ def take_over(data: bytes, channel: int) -> Context:
             sys.argv[:] = context["argv"]
         if "environ" in context:
             set_environment(context["environ"])
+        else:  # it is there already
+            drop_limits()
+            for name, value in context.get("added", {}).items():
+                os.environ[name] = value
         if "umask" in context:
             os.umask(context["umask"])
         if "cwd" in context:
@@ -366,6 +350,13 @@ def set_environment(wanted: dict[str, str]) -> None:
     for name, value in wanted.items():
         if os.environ.get(name) != value:
             os.environ[name] = value
+
+
+def drop_limits() -> None:
+    """Leaves the environment as the user made it."""
+    for name, value in limits.items():
+        if os.environ.get(name) == value:
+            del os.environ[name]
 
 
 def set_thread_variables(count: str) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import builtins
+import gc
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from treadle import ProcessPoolExecutor, _foresight, _named
+from treadle import ForkedPool, PoolBroken, ProcessPoolExecutor, _foresight, _named
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -135,10 +139,156 @@ def test_workers_share_what_they_import(tmp_path: Path, monkeypatch: pytest.Monk
 # --- fork
 
 
+state = "as it was"
+
+
 def parent() -> int:
     return os.getppid()
+
+
+def see(gate: int | None = None) -> str:
+    if gate is not None:
+        os.read(gate, 1)
+    return state
+
+
+def see_in_two_workers(pool: ProcessPoolExecutor, before_the_second: Callable[[], object]) -> tuple[str, str]:
+    """What the first worker sees and, while that is busy, the second."""
+    gate, key = os.pipe()
+    try:
+        first = pool.submit(see, gate)
+        before_the_second()
+        second = pool.submit(see).result()
+        os.write(key, b"!")
+        return first.result(), second
+    finally:
+        os.close(gate)
+        os.close(key)
 
 
 def test_a_forked_pool_s_first_worker_is_a_child_of_the_user_s_process() -> None:
     with ProcessPoolExecutor(2, start_method="fork") as pool:
         assert pool.submit(parent).result() == os.getpid()
+
+
+def test_all_workers_of_a_forked_pool_find_the_process_as_it_was_at_the_first_submit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with ProcessPoolExecutor(2, start_method="fork") as pool:
+        seen = see_in_two_workers(pool, lambda: monkeypatch.setattr(sys.modules[__name__], "state", "changed"))
+    assert seen == ("as it was", "as it was")
+
+
+def complain(number: int, frame: object) -> None:
+    raise RuntimeError("the user's handler, in a process that is not the user's")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_forked_zygote_that_nobody_needs_yet_lets_signals_pass(number: signal.Signals) -> None:
+    before = signal.signal(signal.SIGUSR1, complain)
+    try:
+        with ProcessPoolExecutor(2, start_method="fork") as pool:
+            seen = see_in_two_workers(pool, lambda: os.kill(pool.stats()["zygote_pid"], number))
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert seen == ("as it was", "as it was")
+
+
+def test_a_forked_zygote_that_dies_before_somebody_needs_it_breaks_the_pool() -> None:
+    with ProcessPoolExecutor(2, start_method="fork") as pool, pytest.raises(PoolBroken, match="forked from this one"):
+        see_in_two_workers(pool, lambda: os.kill(pool.stats()["zygote_pid"], signal.SIGKILL))
+
+
+def refused() -> str:
+    try:
+        made[0].submit(see)
+    except ForkedPool as error:
+        return str(error)
+    return "nothing was refused"
+
+
+made: list[ProcessPoolExecutor] = []
+
+
+def test_a_forked_worker_finds_the_pool_that_it_serves_to_be_its_parent_s() -> None:
+    with ProcessPoolExecutor(2, start_method="fork") as pool:
+        made.append(pool)
+        try:
+            assert "belongs to the parent process" in pool.submit(refused).result()
+        finally:
+            made.clear()
+
+
+def children_of_this() -> set[str]:
+    """With those that nobody has reaped."""
+    return {pid for file in Path("/proc/self/task").glob("*/children") for pid in file.read_text().split()}
+
+
+@pytest.mark.parametrize("children", [signal.SIG_DFL, signal.SIG_IGN])
+def test_a_pool_that_cannot_be_made_leaves_no_forked_process(
+    monkeypatch: pytest.MonkeyPatch, children: signal.Handlers
+) -> None:
+    def refuse(*args: object) -> None:
+        raise MemoryError
+
+    pool = ProcessPoolExecutor(2, start_method="fork")
+    others = children_of_this()
+    before = signal.signal(signal.SIGCHLD, children)
+    try:
+        with monkeypatch.context() as patch, pytest.raises(MemoryError):
+            patch.setattr(pool, "_create_pool", refuse)
+            pool.submit(see)
+        assert children_of_this() == others
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert pool.submit(see).result() == "as it was"
+    pool.shutdown()
+
+
+STARTS_AT_ONCE = """
+import os, signal, sys, threading
+from treadle import ProcessPoolExecutor
+sys.setswitchinterval(1e-6)
+pools = [ProcessPoolExecutor(2, start_method="fork") for _ in range(4)]
+together = threading.Barrier(len(pools))
+def start(pool):
+    together.wait()
+    pool.submit(os.getpid).result()
+threads = [threading.Thread(target=start, args=(pool,)) for pool in pools]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_forked_pools_that_started_at_the_same_time_end_with_the_process() -> None:
+    for _ in range(5):
+        done = subprocess.run([sys.executable, "-W", "ignore", "-c", STARTS_AT_ONCE], stdout=subprocess.PIPE)
+        assert done.returncode == -signal.SIGKILL  # and nobody has its output any more
+
+
+@pytest.mark.parametrize("step", ["_engine_adopt_worker", "_engine_adopt"])
+def test_a_start_that_ctrl_c_ends_once_the_engine_has_a_process_leaves_none(
+    monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    ends: list[int] = []
+
+    def interrupt(pool: ProcessPoolExecutor) -> None:
+        adopt = getattr(pool, step)
+
+        def adopt_and_raise(pid: int, channel: Any) -> None:
+            ends.append(os.pidfd_open(pid))
+            adopt(pid, channel)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(pool, step, adopt_and_raise)
+            pool.submit(see)
+
+    interrupt(ProcessPoolExecutor(2, start_method="fork"))
+    gc.collect()
+    for end in ends:
+        assert select.select([end], [], [])[0] == [end]
+        os.close(end)

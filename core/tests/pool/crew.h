@@ -495,15 +495,15 @@ static void crew_adopt(struct crew *crew)
 /* The first worker of an adopted pool, forked from here. */
 TEST_UNUSED static pid_t crew_fork_worker(struct crew *crew)
 {
-    int child_end;
-    REQUIRE_OK(td_pool_order_own(crew->pool, &child_end));
+    int ends[2];
+    REQUIRE_OK(td_channel_new(ends));
     fflush(NULL);
     const pid_t pid = fork();
     REQUIRE(pid >= 0);
-    if (pid == 0)
-        crew_single(child_end);
-    close(child_end);
-    REQUIRE_OK(td_pool_own_born(crew->pool, pid));
+    if (pid == 0 && close(ends[0]) == 0)
+        crew_single(ends[1]);
+    close(ends[1]);
+    REQUIRE_OK(td_pool_adopt_worker(crew->pool, pid, ends[0]));
     return pid;
 }
 

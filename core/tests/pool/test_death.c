@@ -510,9 +510,7 @@ TD_TEST(the_worker_forked_by_the_caller_ends_with_a_pool_that_never_started)
     crew_make_board(&crew);
     REQUIRE_OK(td_pool_new(&(struct td_pool_config){.max_workers = 2, .start = TD_START_ADOPTED}, &crew.pool));
     const pid_t own = crew_fork_worker(&crew);
-    int again;
-    CHECK_EQ(td_pool_order_own(crew.pool, &again), TD_EINVAL);
-    CHECK_EQ(td_pool_own_born(crew.pool, own), TD_EINVAL);
+    CHECK_EQ(td_pool_adopt_worker(crew.pool, own, -1), TD_EINVAL); /* there is one */
     td_pool_unref(crew.pool);
     CHECK_EQ(waitpid(own, NULL, 0), -1); /* it was reaped */
     crew_settle(&crew);

@@ -587,21 +587,26 @@ TD_TEST(a_pool_whose_zygote_was_never_forked_ends_its_first_worker)
 {
     struct crew crew;
     crew_make_board(&crew);
-    for (int born = 0; born < 2; born++) {
-        pid_t pid = 0;
-        int child_end;
+    for (int alive = 0; alive < 2; alive++) {
+        pid_t pid;
         const struct td_pool_config config = {.max_workers = 2, .start = TD_START_ADOPTED};
         REQUIRE_OK(td_pool_new(&config, &crew.pool));
         REQUIRE_OK(td_pool_set_context(crew.pool, "context", sizeof "context"));
-        if (born) {
+        if (alive) {
             pid = crew_fork_worker(&crew);
         } else {
-            REQUIRE_OK(td_pool_order_own(crew.pool, &child_end));
-            close(child_end);
+            int ends[2];
+            REQUIRE_OK(td_channel_new(ends));
+            fflush(NULL);
+            pid = fork();
+            REQUIRE(pid >= 0);
+            if (pid == 0)
+                _exit(0);
+            close(ends[1]);
+            REQUIRE_OK(td_pool_adopt_worker(crew.pool, pid, ends[0]));
         }
         td_pool_unref(crew.pool);
-        if (born)
-            CHECK_EQ(kill(pid, 0), -1);
+        CHECK_EQ(kill(pid, 0), -1);
     }
     crew_settle(&crew);
 }

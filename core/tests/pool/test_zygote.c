@@ -432,4 +432,46 @@ TD_TEST(a_killed_parent_leaves_no_process)
     }
 }
 
+/* A zygote that dozes; its exit code: 0 when it is to leave, 1 when it has an order, which is then still there. */
+static pid_t start_dozing(int ends[2])
+{
+    REQUIRE_OK(td_channel_new(ends));
+    const pid_t pid = fork();
+    REQUIRE(pid >= 0);
+    if (pid == 0) {
+        struct td_birth birth;
+        close(ends[0]);
+        if (td_zygote_doze(ends[1]) != TD_OK)
+            _exit(0);
+        _exit(td_zygote_serve(ends[1], &birth) == TD_OK && birth.worker == 1 ? 1 : 2);
+    }
+    close(ends[1]);
+    return pid;
+}
+
+TD_TEST(a_dozing_zygote_wakes_for_an_order_and_leaves_for_all_else)
+{
+    int ends[2];
+    pid_t pid = start_dozing(ends);
+    close(ends[0]);
+    CHECK_EQ(test_wait_child(pid), 0);
+
+    pid = start_dozing(ends);
+    REQUIRE_OK(td_zygote_send_leave(ends[0]));
+    CHECK_EQ(test_wait_child(pid), 0);
+    close(ends[0]);
+
+    struct parent parent;
+    small_pool_init(&parent.pool, 8, 2);
+    for (uint32_t i = 0; i < SMALL_WORKERS; i++)
+        parent.pidfds[i] = -1;
+    parent.zygote = pid = start_dozing(ends);
+    parent.channel = ends[0];
+    order(&parent, 1);
+    CHECK_EQ(test_wait_child(pid), 1);
+    close(ends[0]);
+    seat_close(&parent.pool, 1);
+    small_pool_fini(&parent.pool);
+}
+
 TD_TEST_MAIN
