@@ -166,6 +166,27 @@ void td_cpu_budget_read(const char *root, td_cpu_budget *budget)
     td_cgroup_free(&text);
 }
 
+/* /proc/loadavg is "0.20 0.18 0.12 RUNNABLE/ALL PID"; the caller is one of those that are runnable. */
+static bool count_runnable(const char *root, unsigned *runnable)
+{
+    char path[PATH_MAX], text[128];
+    const int length = snprintf(path, sizeof path, "%s/proc/loadavg", root);
+    const int fd = length < 0 || (size_t)length >= sizeof path ? -1 : open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    const bool known = read_text(fd, text, sizeof text) && sscanf(text, "%*s %*s %*s %u/", runnable) == 1;
+    close(fd);
+    return known;
+}
+
+bool td_cpu_is_idle(const char *root, const td_cpu_budget *budget)
+{
+    unsigned runnable;
+    if (budget->cpus < 2 || !count_runnable(root, &runnable))
+        return false;
+    return runnable < (budget->affinity < budget->online ? budget->affinity : budget->online);
+}
+
 const char *td_cpu_limit_text(td_cpu_limit limit)
 {
     switch (limit) {

@@ -3,6 +3,7 @@
 #ifndef TD_OS_BUDGET_H
 #define TD_OS_BUDGET_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -25,6 +26,10 @@ typedef struct td_cpu_budget {
 
 /* Never fails: what can't be read doesn't limit. */
 void td_cpu_budget_read(const char *root, td_cpu_budget *budget);
+
+/* Is one of at least two CPUs of the budget likely to have nothing to do now? False where that can't be told.
+ * Threads of the whole machine count, the caller among them. Takes some microseconds. */
+bool td_cpu_is_idle(const char *root, const td_cpu_budget *budget);
 
 /* "CPUs online", "affinity mask", "cgroup quota". */
 const char *td_cpu_limit_text(td_cpu_limit limit);

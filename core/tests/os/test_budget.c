@@ -267,6 +267,32 @@ TD_TEST(deep_trees_are_cut_without_leaking)
     fake_end();
 }
 
+static bool is_idle_with(const char *loadavg, unsigned cpus, unsigned online)
+{
+    const td_cpu_budget budget = {.cpus = cpus, .online = online, .affinity = online};
+    fake_begin();
+    if (loadavg != NULL)
+        fake_file("/proc/loadavg", loadavg);
+    const bool idle = td_cpu_is_idle(fake_root, &budget);
+    fake_end();
+    return idle;
+}
+
+TD_TEST(a_cpu_is_idle_while_fewer_threads_want_to_run_than_there_are_cpus)
+{
+    CHECK(is_idle_with("0.20 0.18 0.12 1/80 11206\n", 2, 2));
+    CHECK(is_idle_with("9.20 8.18 7.12 7/80 11206\n", 3, 8));
+    CHECK(!is_idle_with("0.20 0.18 0.12 2/80 11206\n", 2, 2));
+    CHECK(!is_idle_with("0.20 0.18 0.12 9/80 11206\n", 8, 8));
+}
+
+TD_TEST(no_cpu_counts_as_idle_where_the_budget_is_one_or_nothing_is_known)
+{
+    CHECK(!is_idle_with("0.20 0.18 0.12 1/80 11206\n", 1, 8));
+    CHECK(!is_idle_with("nonsense\n", 2, 2));
+    CHECK(!is_idle_with(NULL, 2, 2));
+}
+
 TD_TEST(this_machine_has_a_budget)
 {
     td_cpu_budget cpu;
