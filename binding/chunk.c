@@ -161,7 +161,7 @@ static int append_pickled(struct tb_chunk *chunk, PyObject *pair)
     }
     int rc = reserve_bytes(chunk, p.total);
     if (rc == 0) {
-        tb_pickled_write(&p, chunk->data + chunk->used);
+        tb_pickled_write(&p, chunk->data + chunk->used, NULL);
         commit(chunk, p.total, NULL);
     }
     Py_DECREF(p.pair);
@@ -238,7 +238,7 @@ static uint64_t total_bytes(const struct tb_chunk *chunk, enum tb_layout layout)
 
 /* Items with buffers: each is laid out on its own. An item's bytes end where the next one's offset says, so the
  * padding before an aligned item counts as the tail of the one before it. */
-static uint64_t write_aligned(const struct tb_chunk *chunk, uint8_t *at)
+static uint64_t write_aligned(const struct tb_chunk *chunk, uint8_t *at, const struct tb_room *room)
 {
     uint64_t end = tb_chunk_head_bytes(chunk->items, chunk->layout);
     for (uint32_t i = 0; i < chunk->items; i++) {
@@ -251,7 +251,7 @@ static uint64_t write_aligned(const struct tb_chunk *chunk, uint8_t *at)
         } else {
             struct tb_pickled p = {.pair = item->pair};
             if (tb_pickled_measure(&p) == 0) /* as it did at append: the buffers are held since */
-                tb_pickled_write(&p, at + start);
+                tb_pickled_write(&p, at + start, room);
         }
         end = start + item->len;
     }
@@ -289,7 +289,7 @@ int tb_chunk_finish(struct tb_chunk *chunk, uint8_t *small, size_t cap, const st
         tb_chunk_offset_write(at, TB_RANGE, 0, (uint64_t)chunk->start);
         tb_chunk_offset_write(at, TB_RANGE, 1, (uint64_t)chunk->step);
     } else if (chunk->has_buffers) {
-        uint64_t end = write_aligned(chunk, at);
+        uint64_t end = write_aligned(chunk, at, room);
         tb_chunk_offset_write(at, chunk->layout, chunk->items, end);
     } else {
         write_plain(chunk, at);

@@ -69,7 +69,7 @@ static PyObject *encode_call(PyObject *module, PyObject *args)
         return NULL;
     uint8_t small[TD_INLINE_ARGS];
     struct heap_room heap = {0};
-    struct tb_room room = {heap_take, heap_drop, &heap};
+    struct tb_room room = {heap_take, heap_drop, NULL, &heap};
     struct tb_payload payload;
     int rc =
         tb_encode_call_objects(tb_codec_of(module), call_args, kwargs, by_reference ? TB_MAIN_BY_REFERENCE : 0,
@@ -81,7 +81,7 @@ static PyObject *encode_value(PyObject *module, PyObject *value)
 {
     uint8_t small[TD_INLINE_RESULT];
     struct heap_room heap = {0};
-    struct tb_room room = {heap_take, heap_drop, &heap};
+    struct tb_room room = {heap_take, heap_drop, NULL, &heap};
     struct tb_payload payload;
     int rc = tb_encode_value(tb_codec_of(module), value, small, sizeof small, &room, &payload);
     return payload_bytes(rc, small, &payload, &heap);
@@ -105,7 +105,7 @@ static PyObject *encode_chunk(PyObject *module, PyObject *items)
     }
     uint8_t small[TD_INLINE_ARGS];
     struct heap_room heap = {0};
-    struct tb_room room = {heap_take, heap_drop, &heap};
+    struct tb_room room = {heap_take, heap_drop, NULL, &heap};
     struct tb_payload payload;
     if (rc == 0)
         rc = tb_chunk_finish(&chunk, small, sizeof small, &room, &payload);

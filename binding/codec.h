@@ -41,11 +41,12 @@ struct tb_codec *tb_codec_of(PyObject *module);
 
 /* ---- Where bytes go ---------------------------------------------------------------------------------------
  * take gives a block of at least `bytes`, data 64-byte aligned: 0, or -1 with an exception set. It may release the
- * GIL. drop gives back one that will not be used. The parent's calls td_pool_block_until (and handles TD_EINTR),
- * the worker's td_worker_block. */
+ * GIL. drop gives back one that will not be used. fill copies into one, with or without the GIL; NULL: as memcpy.
+ * The parent's take calls td_pool_block_until (and handles TD_EINTR), the worker's td_worker_block. */
 struct tb_room {
     int (*take)(void *ctx, uint64_t bytes, struct td_block *out);
     void (*drop)(void *ctx, struct td_block *block);
+    void (*fill)(void *ctx, void *to, const void *from, uint64_t bytes);
     void *ctx;
 };
 

@@ -23,10 +23,17 @@ PyObject *tb_cannot_load(struct tb_codec *codec, const char *what);
 extern PyType_Spec tb_lease_spec, tb_span_spec, tb_watch_spec, tb_birth_spec;
 extern PyMethodDef tb_codec_methods[];
 
-/* A lease that does nothing at its end, until armed. The worker arms those whose views outlive the call. */
-void tb_lease_arm(PyObject *lease, bool armed);
+/* From now on the lease does nothing at its end, until armed; the worker arms those whose views outlive the call. And
+ * where it is not writable, what it stands for can be mapped anew (td_worker_map_private). */
+void tb_lease_belongs_to_worker(PyObject *lease, td_worker *worker);
+void tb_lease_arm(PyObject *lease);
 /* A view of [data, data+len) that keeps the lease. */
 PyObject *tb_span_new(struct tb_codec *codec, PyObject *lease, const void *data, uint64_t len, bool readonly);
 bool tb_lease_is_writable(PyObject *lease);
+
+/* A writable view of memory that shows [data, data+len), where that is to be had and cheaper than a copy: 1; else 0; or
+ * -1 with an exception. */
+int tb_span_new_private(struct tb_codec *codec, PyObject *lease, const void *data, uint64_t len,
+                        PyObject **out);
 
 #endif

@@ -12,11 +12,9 @@
 
 /* ---- Pickles ---------------------------------------------------------------------------------------------- */
 
-/* A memoryview, because an object may do with its buffer what bytes and memoryviews can. */
-static PyObject *view_buffer(struct tb_codec *codec, PyObject *lease, const void *data, uint64_t len,
-                             bool readonly)
+/* A memoryview, because an object may do with its buffer what bytes and memoryviews can. Takes the span over. */
+static PyObject *view_span(PyObject *span)
 {
-    PyObject *span = tb_span_new(codec, lease, data, len, readonly);
     PyObject *view = span == NULL ? NULL : PyMemoryView_FromObject(span);
     Py_XDECREF(span);
     return view;
@@ -30,9 +28,12 @@ static PyObject *make_buffer(struct tb_codec *codec, const struct tb_pickle *pic
     const uint8_t *data = pickle->payload + entry.offset;
     bool readonly = entry.readonly != 0;
     if (lease != NULL && (readonly || tb_lease_is_writable(lease)))
-        return view_buffer(codec, lease, data, entry.len, readonly);
+        return view_span(tb_span_new(codec, lease, data, entry.len, readonly));
     if (readonly)
         return PyBytes_FromStringAndSize((const char *)data, (Py_ssize_t)entry.len);
+    PyObject *span = NULL;
+    if (lease != NULL && tb_span_new_private(codec, lease, data, entry.len, &span) != 0)
+        return view_span(span);
     return PyByteArray_FromStringAndSize((const char *)data, (Py_ssize_t)entry.len);
 }
 

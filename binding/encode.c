@@ -87,7 +87,7 @@ static int emit_pickled(PyObject *pair, uint8_t *small, size_t cap, const struct
         }
         at = out->block.data;
     }
-    tb_pickled_write(&p, at);
+    tb_pickled_write(&p, at, room);
     out->len = p.total;
     Py_DECREF(p.pair);
     return 0;

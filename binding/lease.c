@@ -2,15 +2,21 @@
  *
  * A lease stands for one payload in an arena's block; a span is a buffer of that payload, exported by the buffer
  * protocol (NumPy's arrays, memoryviews). Spans hold the lease, the lease's end gives the block back.
- * Invariants  L1 a span's memory lies inside the payload (frame.c checked it) and outlives the span.
+ * A span may be private: a mapping of its own of the same pages, which are copied as they are written to.
+ * Invariants  L1 a span's memory lies inside the payload (frame.c checked it) and outlives the span; or is its own.
  *             L2 an armed lease calls release exactly once.
  * Crash       the block is its owner's to sweep.   Tests  tests/unit/test_codec.py */
 #include "codec_internal.h"
+
+/* Below, the heap has warm memory, and a copy is cheaper than the page faults of a mapping. What is larger the C
+ * library maps anew each time. */
+#define PRIVATE_BYTES (UINT64_C(32) << 20)
 
 struct lease {
     PyObject_HEAD void (*release)(void *ctx, uint64_t ref);
     void *ctx;
     uint64_t ref;
+    td_worker *worker; /* NULL: there are no private views */
     bool writable, armed;
 };
 
@@ -19,6 +25,7 @@ struct span {
     void *data;
     Py_ssize_t len;
     int readonly;
+    struct td_private own; /* base NULL: it is not private */
 };
 
 PyObject *tb_lease_new(struct tb_codec *codec, void (*release)(void *ctx, uint64_t ref), void *ctx,
@@ -30,14 +37,21 @@ PyObject *tb_lease_new(struct tb_codec *codec, void (*release)(void *ctx, uint64
     lease->release = release;
     lease->ctx = ctx;
     lease->ref = ref;
+    lease->worker = NULL;
     lease->writable = writable;
     lease->armed = true;
     return (PyObject *)lease;
 }
 
-void tb_lease_arm(PyObject *lease, bool armed)
+void tb_lease_belongs_to_worker(PyObject *lease, td_worker *worker)
 {
-    ((struct lease *)lease)->armed = armed;
+    ((struct lease *)lease)->worker = worker;
+    ((struct lease *)lease)->armed = false;
+}
+
+void tb_lease_arm(PyObject *lease)
+{
+    ((struct lease *)lease)->armed = true;
 }
 
 bool tb_lease_is_shared(PyObject *lease)
@@ -78,13 +92,35 @@ PyObject *tb_span_new(struct tb_codec *codec, PyObject *lease, const void *data,
     span->data = (void *)(uintptr_t)data; /* written through only when the span is not read-only */
     span->len = (Py_ssize_t)len;
     span->readonly = readonly;
+    span->own = (struct td_private){0};
     return (PyObject *)span;
+}
+
+int tb_span_new_private(struct tb_codec *codec, PyObject *object, const void *data, uint64_t len,
+                        PyObject **out)
+{
+    const struct lease *lease = (const struct lease *)object;
+    struct td_private own;
+    if (lease->worker == NULL || len < PRIVATE_BYTES ||
+        td_worker_map_private(lease->worker, data, len, &own) != TD_OK)
+        return 0;
+    PyObject *span = tb_span_new(codec, object, own.data, len, false);
+    if (span == NULL) {
+        td_private_unmap(&own);
+        return -1;
+    }
+    ((struct span *)span)->own = own;
+    *out = span;
+    return 1;
 }
 
 static void span_dealloc(PyObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);
-    Py_DECREF(((struct span *)self)->lease);
+    const struct span *span = (const struct span *)self;
+    if (span->own.base != NULL)
+        td_private_unmap(&span->own); /* before the block may be given back */
+    Py_DECREF(span->lease);
     PyObject_Free(self);
     Py_DECREF(type);
 }

@@ -3,6 +3,8 @@
  * Crash      nothing is held but heap memory.   Tests  tests/unit/test_codec.py */
 #include "pickled.h"
 
+#include "memory/copy.h"
+
 #define COPY_WITHOUT_GIL_BYTES (UINT64_C(1) << 20)
 
 int tb_pickled_measure(struct tb_pickled *p)
@@ -46,21 +48,29 @@ int tb_pickled_open(struct tb_pickled *p, PyObject *pair)
     return -1;
 }
 
-static void copy_buffer(uint8_t *at, const Py_buffer *view)
+static void copy_large(uint8_t *at, const void *data, uint64_t bytes, const struct tb_room *room)
 {
-    if ((uint64_t)view->len < COPY_WITHOUT_GIL_BYTES) {
-        memcpy(at, view->buf, (size_t)view->len);
+    if (room != NULL && room->fill != NULL)
+        room->fill(room->ctx, at, data, bytes);
+    else
+        td_copy(at, data, bytes);
+}
+
+static void copy(uint8_t *at, const void *data, uint64_t bytes, const struct tb_room *room)
+{
+    if (bytes < COPY_WITHOUT_GIL_BYTES) {
+        copy_large(at, data, bytes, room);
         return;
     }
-    Py_BEGIN_ALLOW_THREADS memcpy(at, view->buf, (size_t)view->len);
+    Py_BEGIN_ALLOW_THREADS copy_large(at, data, bytes, room);
     Py_END_ALLOW_THREADS
 }
 
-void tb_pickled_write(const struct tb_pickled *p, uint8_t *at)
+void tb_pickled_write(const struct tb_pickled *p, uint8_t *at, const struct tb_room *room)
 {
     if (p->spans == 0) {
         at[0] = TB_PICKLE;
-        memcpy(at + 1, PyBytes_AS_STRING(p->bytes), p->pickle_len);
+        copy(at + 1, PyBytes_AS_STRING(p->bytes), p->pickle_len, room);
         return;
     }
     memset(at, 0, TB_PICKLE_HEAD);
@@ -68,7 +78,7 @@ void tb_pickled_write(const struct tb_pickled *p, uint8_t *at)
     memcpy(at + 4, &p->spans, 4);
     memcpy(at + 8, &p->pickle_len, 8);
     uint64_t end = TB_PICKLE_HEAD + p->spans * sizeof(struct tb_span_entry);
-    memcpy(at + end, PyBytes_AS_STRING(p->bytes), p->pickle_len);
+    copy(at + end, PyBytes_AS_STRING(p->bytes), p->pickle_len, room);
     end += p->pickle_len;
     for (uint32_t i = 0; i < p->spans; i++) {
         const Py_buffer *view = PyPickleBuffer_GetBuffer(PyList_GET_ITEM(p->buffers, i));
@@ -76,7 +86,7 @@ void tb_pickled_write(const struct tb_pickled *p, uint8_t *at)
         struct tb_span_entry entry = {offset, (uint64_t)view->len, view->readonly != 0};
         memset(at + end, 0, offset - end);
         memcpy(at + TB_PICKLE_HEAD + i * sizeof entry, &entry, sizeof entry);
-        copy_buffer(at + offset, view);
+        copy(at + offset, view->buf, entry.len, room);
         end = offset + entry.len;
     }
 }

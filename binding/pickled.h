@@ -22,8 +22,8 @@ static inline uint64_t tb_align_up(uint64_t value)
 int tb_pickled_open(struct tb_pickled *p, PyObject *pair);
 /* The same of p->pair, which stays the caller's. */
 int tb_pickled_measure(struct tb_pickled *p);
-/* Writes p->total bytes at a place that is 64-aligned where there are buffers. */
-void tb_pickled_write(const struct tb_pickled *p, uint8_t *at);
+/* Writes p->total bytes at a place that is 64-aligned where there are buffers; in a block of the room, or NULL. */
+void tb_pickled_write(const struct tb_pickled *p, uint8_t *at, const struct tb_room *room);
 
 /* A call in vectorcall form, as a new (bytes, buffers); NULL with an exception. */
 PyObject *tb_dump_vector(struct tb_codec *codec, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,

@@ -64,9 +64,14 @@ static void room_drop(void *ctx, struct td_block *block)
     td_pool_block_drop(room->pool, block);
 }
 
+static void room_fill(void *ctx, void *to, const void *from, uint64_t bytes)
+{
+    td_pool_block_fill(((const struct tb_pool_room *)ctx)->pool, to, from, bytes);
+}
+
 struct tb_room tb_pool_room_of(struct tb_pool_room *room)
 {
-    return (struct tb_room){.take = room_take, .drop = room_drop, .ctx = room};
+    return (struct tb_room){.take = room_take, .drop = room_drop, .fill = room_fill, .ctx = room};
 }
 
 /* ---- Executor's methods: opening -------------------------------------------------------------------------------- */

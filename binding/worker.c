@@ -138,6 +138,11 @@ static void worker_drop(void *ctx, struct td_block *block)
     td_worker_block_drop(((struct birth *)ctx)->worker, block);
 }
 
+static void worker_fill(void *ctx, void *to, const void *from, uint64_t bytes)
+{
+    td_worker_block_fill(((struct birth *)ctx)->worker, to, from, bytes);
+}
+
 static void worker_release_args(void *ctx, uint64_t ref)
 {
     td_worker_give_args(ctx, ref);
@@ -176,7 +181,7 @@ static PyObject *lease_for(struct birth *self, const struct td_assignment *task)
     PyObject *lease =
         tb_lease_new(self->codec, worker_release_args, self->worker, task->args.ref, task->args_data != NULL);
     if (lease != NULL)
-        tb_lease_arm(lease, false);
+        tb_lease_belongs_to_worker(lease, self->worker);
     return lease;
 }
 
@@ -196,7 +201,7 @@ static td_status reply(struct birth *self, bool ok, const void *small, struct td
     }
     bool keep = lease != NULL && tb_lease_is_shared(lease);
     if (keep)
-        tb_lease_arm(lease, true);
+        tb_lease_arm(lease);
     flush_output(self);
     bool in_slot = block->data == NULL;
     td_status status =
@@ -208,7 +213,7 @@ static td_status reply(struct birth *self, bool ok, const void *small, struct td
 static td_status run_task(struct birth *self, const struct td_assignment *task)
 {
     uint8_t small[TD_INLINE_RESULT];
-    struct tb_room room = {worker_take, worker_drop, self};
+    struct tb_room room = {worker_take, worker_drop, worker_fill, self};
     struct tb_payload payload = {0};
     PyObject *lease = NULL, *result = NULL, *function = find_function(self, task);
     if (function == NULL)
@@ -269,10 +274,15 @@ static void output_drop(void *ctx, struct td_block *block)
     (void)block;
 }
 
+static void output_fill(void *ctx, void *to, const void *from, uint64_t bytes)
+{
+    worker_fill(((struct output *)ctx)->self, to, from, bytes);
+}
+
 /* Appends a record: the value, or where value is NULL the exception that is set. */
 static void output_append_record(struct output *out, PyObject *value)
 {
-    struct tb_room room = {output_take, output_drop, out};
+    struct tb_room room = {output_take, output_drop, output_fill, out};
     struct tb_payload payload = {0};
     uint64_t at = tb_record_payload_at(out->used, false);
     uint8_t *small = (uint8_t *)out->block.data + at;
@@ -396,7 +406,7 @@ static int run_items(struct output *out, PyObject *function, struct input *in)
 static td_status run_chunk(struct birth *self, const struct td_assignment *task)
 {
     uint8_t small[TD_INLINE_RESULT];
-    struct tb_room room = {worker_take, worker_drop, self};
+    struct tb_room room = {worker_take, worker_drop, worker_fill, self};
     struct tb_payload payload = {0};
     struct output out = {.self = self};
     struct input in = {.next = UINT32_MAX};

@@ -148,6 +148,8 @@ void td_pool_release_fn(td_pool *pool, uint32_t fn);
  * argument bytes is reached. TD_ENOROOM when they can never fit. A block not submitted is dropped. */
 td_status td_pool_block_until(td_pool *pool, uint64_t bytes, int64_t deadline_ns, struct td_block *out);
 void td_pool_block_drop(td_pool *pool, struct td_block *block);
+/* Copies into a block, in the way that is fastest for its pages. */
+void td_pool_block_fill(td_pool *pool, void *to, const void *from, uint64_t bytes);
 /* How many bytes of arguments and results a caller that reads ahead should have under way at most, so that other parts
  * of the program have room, too: TD_AHEAD_BYTES, or an eighth of the memory if that is less. */
 #define TD_AHEAD_BYTES (UINT64_C(256) << 20)
@@ -352,6 +354,7 @@ td_status td_worker_take_item(td_worker *worker, uint32_t *item);
 td_status td_worker_block(td_worker *worker, uint64_t bytes, struct td_block *out);
 td_status td_worker_block_grow(td_worker *worker, struct td_block *block, uint64_t used, uint64_t bytes);
 void td_worker_block_drop(td_worker *worker, struct td_block *block);
+void td_worker_block_fill(td_worker *worker, void *to, const void *from, uint64_t bytes);
 /* A chunk's results so far are readable in this block: survives the worker's death (release store). */
 void td_worker_publish(td_worker *worker, const struct td_block *block, uint64_t used_bytes,
                        uint32_t items_done);
@@ -360,6 +363,16 @@ void td_worker_publish(td_worker *worker, const struct td_block *block, uint64_t
 td_status td_worker_reply(td_worker *worker, bool ok, const void *bytes, struct td_block *block, uint64_t len,
                           bool keep_args);
 void td_worker_give_args(td_worker *worker, uint64_t ref);
+/* Bytes of the arguments' block, where they are not writable, as memory of this process's own: nobody else sees what is
+ * written there, and only a page that was written to costs memory and time. Until unmapped, the block must be held.
+ * TD_EINVAL: they are not in the parent's arena. TD_ENOMEM, TD_EOS. */
+struct td_private {
+    void *data;
+    void *base; /* of the mapping */
+    uint64_t mapped_bytes;
+};
+td_status td_worker_map_private(td_worker *worker, const void *data, uint64_t bytes, struct td_private *out);
+void td_private_unmap(const struct td_private *mapping);
 /* Was the exception signal (SIGURG) meant for the running assignment? Clears the request. The signal may also come from
  * within td_worker_next, when it was sent before the assignment was known; then it is raised there. */
 bool td_worker_interrupted(td_worker *worker);

@@ -224,6 +224,29 @@ static td__block_header *checked_header(const td_arena *arena, uint64_t ref)
     return td_atomic_load_relaxed(&header->magic) == (TD__BLOCK_MAGIC ^ offset) ? header : NULL;
 }
 
+void td_arena_keep_fd(td_arena *arena, int fd)
+{
+    arena->fd = fd;
+}
+
+td_status td_arena_map_private(td_arena *arena, const void *data, uint64_t bytes, struct td_private *out)
+{
+    const uintptr_t start = (uintptr_t)arena->base, at = (uintptr_t)data;
+    if (at < start || at - start > arena->size || bytes > arena->size - (at - start) || arena->fd < 0)
+        return TD_EINVAL;
+    const uint64_t into_page = (at - start) % (uint64_t)sysconf(_SC_PAGESIZE);
+    void *base;
+    const td_status status = td_map_private(arena->fd, at - start - into_page, into_page + bytes, &base);
+    if (status == TD_OK)
+        *out = (struct td_private){(char *)base + into_page, base, into_page + bytes};
+    return status;
+}
+
+void td_private_unmap(const struct td_private *mapping)
+{
+    td_unmap(mapping->base, mapping->mapped_bytes);
+}
+
 td_status td_arena_peek(td_arena *arena, uint64_t ref, uint64_t bytes, void **data)
 {
     td__block_header *header = checked_header(arena, ref);

@@ -85,7 +85,7 @@ void td_arena_unref(td_arena *arena); /* NULL is fine */
  * held, would else keep gigabytes of addresses. */
 void td_arena_cut(td_arena *arena, uint64_t end);
 
-int td_arena_fd(const td_arena *arena); /* the owner's; -1 in peers */
+int td_arena_fd(const td_arena *arena); /* -1 in peers that keep none */
 uint64_t td_arena_size(const td_arena *arena);
 bool td_arena_is_owner(const td_arena *arena);
 
@@ -106,6 +106,10 @@ bool td_arena_is_full(td_arena *arena, uint64_t bytes);
 /* Cuts the block down to the `bytes` that are used; may keep more than asked. It stays where it is. TD_EINVAL:
  * not a block that the owner holds, or longer than its capacity. */
 td_status td_arena_shrink(td_arena *arena, uint64_t ref, uint64_t bytes);
+
+/* Copies into a block of the owner's, or one that it has lent and nobody reads yet, by the way that is fastest for its
+ * pages: see memory/fill.c. May take milliseconds. */
+void td_arena_fill(td_arena *arena, void *to, const void *from, uint64_t bytes);
 
 /* Frees a block that the owner holds. TD_EINVAL: it doesn't (never allocated, freed before, or lent). */
 td_status td_arena_free(td_arena *arena, uint64_t ref);
@@ -147,6 +151,11 @@ td_status td_arena_validate(td_arena *arena);
 /* The address of a block's bytes, for a ref that another process sent: bounds, alignment, header, generation
  * and that `bytes` are within its capacity are checked. TD_EPROTO when one fails. */
 td_status td_arena_peek(td_arena *arena, uint64_t ref, uint64_t bytes, void **data);
+
+/* A peer's: takes the arena's descriptor over, for private mappings. */
+void td_arena_keep_fd(td_arena *arena, int fd);
+/* Bytes of a block that is held, as in td_worker_map_private (treadle.h); td_private_unmap ends it. */
+td_status td_arena_map_private(td_arena *arena, const void *data, uint64_t bytes, struct td_private *out);
 
 /* Gives a lent block back: the caller, and everybody it holds the block for, is done with its bytes (arena_G).
  * TD_EPROTO: not a lent block, or given back before. Async-signal-safe. */

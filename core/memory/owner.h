@@ -72,7 +72,7 @@ struct td_arena {
     uint64_t size;
     td_atomic_u64 mapped; /* bytes from `base` on: all of it until the arena is cut */
     td_atomic_u32 refs;
-    int fd;           /* -1 in peers */
+    int fd;           /* -1 in peers that keep none */
     td__owner *owner; /* NULL in peers */
 };
 

@@ -43,6 +43,11 @@ static uint64_t *bits_at(const td__spans *spans, uint32_t index)
     return &spans->segments[index >> TD__SEGMENT_SHIFT]->committed[(index & (TD__SEGMENT - 1)) / 64];
 }
 
+static uint64_t *filled_at(const td__spans *spans, uint32_t index)
+{
+    return &spans->segments[index >> TD__SEGMENT_SHIFT]->filled[(index & (TD__SEGMENT - 1)) / 64];
+}
+
 /* Bits of the word of `index` that stand for granules in [index, end). */
 static uint64_t mask_from(uint32_t index, uint32_t end)
 {
@@ -63,6 +68,17 @@ uint32_t td__span_committed(const td__spans *spans, uint32_t start, uint32_t cou
     uint32_t sum = 0, end = start + count;
     for (uint32_t i = start; i < end; i = next_word(i))
         sum += (uint32_t)__builtin_popcountll(*bits_at(spans, i) & mask_from(i, end));
+    return sum;
+}
+
+uint32_t td__span_fill(td__spans *spans, uint32_t start, uint32_t count)
+{
+    uint32_t sum = 0, end = start + count;
+    for (uint32_t i = start; i < end; i = next_word(i)) {
+        uint64_t *word = filled_at(spans, i);
+        sum += (uint32_t)__builtin_popcountll(~*word & mask_from(i, end));
+        *word |= mask_from(i, end);
+    }
     return sum;
 }
 
@@ -118,6 +134,8 @@ static td_status commit_gap(td__spans *spans, uint32_t start, uint32_t end)
         return status;
     }
     mark_granules(spans, start, end, true);
+    for (uint32_t i = start; i < end; i = next_word(i))
+        *filled_at(spans, i) &= ~mask_from(i, end);
     spans->committed += end - start;
     if (spans->committed > spans->high_water)
         spans->high_water = spans->committed;

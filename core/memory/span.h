@@ -39,6 +39,7 @@ typedef struct td__granule {
 
 typedef struct td__segment {
     uint64_t committed[TD__SEGMENT / 64];
+    uint64_t filled[TD__SEGMENT / 64]; /* of those, what td__span_fill was told of since */
     td__granule granules[TD__SEGMENT];
 } td__segment;
 
@@ -72,6 +73,9 @@ void td__span_give(td__spans *spans, uint32_t start, uint32_t count);
 /* Releases pages of free blocks, least recently freed of the largest first, until `keep` granules of those are
  * committed; the granules released. */
 uint64_t td__span_trim(td__spans *spans, uint64_t keep);
+
+/* Committed granules in [start, start + count) are about to be filled: how many of them were not before. */
+uint32_t td__span_fill(td__spans *spans, uint32_t start, uint32_t count);
 
 /* Committed granules in [start, start + count). */
 uint32_t td__span_committed(const td__spans *spans, uint32_t start, uint32_t count);

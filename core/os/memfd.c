@@ -181,6 +181,15 @@ td_status td_map_shared(int fd, size_t bytes, bool writable, void **base)
     return TD_OK;
 }
 
+td_status td_map_private(int fd, uint64_t offset, size_t bytes, void **base)
+{
+    void *mapped = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd, (off_t)offset);
+    if (mapped == MAP_FAILED)
+        return td_status_from_errno(errno);
+    *base = mapped;
+    return TD_OK;
+}
+
 void td_unmap(void *base, size_t bytes)
 {
     munmap(base, bytes);

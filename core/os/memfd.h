@@ -41,4 +41,8 @@ td_status td_memfd_resident(int fd, uint64_t *bytes);
 td_status td_map_shared(int fd, size_t bytes, bool writable, void **base);
 void td_unmap(void *base, size_t bytes);
 
+/* Maps a part of the file so that what is written there nobody else sees; a page costs memory of its own once it was
+ * written to, and until then shows what the file has. `offset` is a multiple of the page size. TD_ENOMEM, TD_EOS. */
+td_status td_map_private(int fd, uint64_t offset, size_t bytes, void **base);
+
 #endif

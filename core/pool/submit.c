@@ -91,12 +91,25 @@ void td_pool_block_drop(td_pool *pool, struct td_block *block)
     block->ref = 0;
 }
 
+void td_pool_block_fill(td_pool *pool, void *to, const void *from, uint64_t bytes)
+{
+    td_arena_fill(pool->args_arena, to, from, bytes);
+}
+
 uint64_t td_pool_ahead_bytes(const td_pool *pool)
 {
     return td_memory_share(&pool->memory, AHEAD_PARTS, TD_AHEAD_BYTES);
 }
 
 /* ---- Slots ---------------------------------------------------------------------------------------------------- */
+
+/* A chunk of a single item, whose block no other part has, is like a plain task. */
+static bool is_sole_reader(const td_task *task)
+{
+    if (task->args == NULL || task->retries_left > 0)
+        return false;
+    return !task->chunk || (task->end - task->begin == 1 && task->args->users == 1);
+}
 
 static void fill_slot(struct td_slot *slot, const td_task *task, uint64_t fn_ref, uint64_t fn_bytes)
 {
@@ -109,7 +122,7 @@ static void fill_slot(struct td_slot *slot, const td_task *task, uint64_t fn_ref
     slot->args_bytes = task->args_bytes;
     td_atomic_store_relaxed(&slot->partial_items, 0);
     td_atomic_store_relaxed(&slot->partial_ref, 0);
-    slot->request_flags = task->args != NULL && !task->chunk && task->retries_left == 0 ? TD_SLOT_SOLE_ARGS : 0;
+    slot->request_flags = is_sole_reader(task) ? TD_SLOT_SOLE_ARGS : 0;
     slot->reply_flags = 0;
     td_atomic_store_relaxed(&slot->started_ns, 0);
     if (task->args == NULL)

@@ -103,7 +103,7 @@ static td_status attach_arenas(td_worker *worker, struct td_birth *birth)
         status = td_arena_attach(birth->args_fd, size, &worker->args);
     if (status != TD_OK)
         return blame_sender(status);
-    close(take(&birth->args_fd));
+    td_arena_keep_fd(worker->args, take(&birth->args_fd));
     status = td_memfd_size(birth->arena_fd, &size);
     if (status != TD_OK)
         return status;
@@ -521,6 +521,11 @@ void td_worker_block_drop(td_worker *worker, struct td_block *block)
     block->ref = 0;
 }
 
+void td_worker_block_fill(td_worker *worker, void *to, const void *from, uint64_t bytes)
+{
+    td_arena_fill(worker->results, to, from, bytes);
+}
+
 void td_worker_publish(td_worker *worker, const struct td_block *block, uint64_t used_bytes,
                        uint32_t items_done)
 {
@@ -585,6 +590,11 @@ td_status td_worker_reply(td_worker *worker, bool ok, const void *bytes, struct 
     td_completion_push(&worker->map, worker->index, index, position);
     td_bell_ring(&worker->bell);
     return TD_OK;
+}
+
+td_status td_worker_map_private(td_worker *worker, const void *data, uint64_t bytes, struct td_private *out)
+{
+    return td_arena_map_private(worker->args, data, bytes, out);
 }
 
 void td_worker_give_args(td_worker *worker, uint64_t ref)

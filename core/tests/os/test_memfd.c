@@ -165,6 +165,27 @@ TD_TEST(a_refused_memfd_falls_back_on_a_file_without_a_name)
     close(fd);
 }
 
+TD_TEST(a_private_mapping_keeps_what_is_written_to_itself)
+{
+    int fd;
+    td_memfd_kind kind;
+    void *base, *own;
+    REQUIRE_OK(td_memfd_new("test", 2 * MIB, &fd, &kind));
+    REQUIRE_OK(td_map_shared(fd, 2 * MIB, true, &base));
+    unsigned char *shared = base;
+    memset(shared + MIB, 5, MIB);
+    REQUIRE_OK(td_map_private(fd, MIB, MIB, &own));
+    unsigned char *private = own;
+    CHECK_EQ(private[0], 5);
+    private[0] = 6;
+    CHECK_EQ(shared[MIB], 5);
+    CHECK_EQ(private[MIB - 1], 5);
+    CHECK_STATUS(td_map_private(-1, 0, MIB, &own), TD_EOS);
+    td_unmap(private, MIB);
+    td_unmap(base, 2 * MIB);
+    close(fd);
+}
+
 TD_TEST(a_read_only_mapping_shows_what_others_write)
 {
     int fd;

@@ -103,6 +103,33 @@ TD_TEST(arguments_that_others_may_read_are_not_writable)
     small_pool_end(&pool, worker);
 }
 
+TD_TEST(what_is_written_to_a_private_mapping_of_arguments_nobody_else_sees)
+{
+    struct small_pool pool;
+    td_worker *worker = small_pool_with_worker(&pool, 4, 1);
+    struct td_block args;
+    struct td_private first, second;
+    uint64_t position;
+    unsigned char elsewhere[16];
+    REQUIRE_OK(td_arena_alloc(pool.args, 100000, &args));
+    memset(args.data, 7, 100000);
+    REQUIRE_OK(push_task(&pool, 2, 21, &args, 0, &position));
+    const struct td_assignment assignment = take_next(worker);
+    const unsigned char *shared = assignment.args.data;
+    REQUIRE_OK(td_worker_map_private(worker, shared + 5000, 90000, &first));
+    REQUIRE_OK(td_worker_map_private(worker, shared, 100, &second));
+    CHECK_MEM(first.data, shared + 5000, 90000);
+    memset(first.data, 9, 90000);
+    CHECK_EQ(shared[5000], 7);
+    CHECK_EQ(shared[94999], 7);
+    CHECK_MEM(second.data, shared, 100);
+    td_private_unmap(&first);
+    td_private_unmap(&second);
+    CHECK_STATUS(td_worker_map_private(worker, elsewhere, sizeof elsewhere, &first), TD_EINVAL);
+    CHECK_STATUS(td_worker_map_private(worker, shared, td_arena_size(pool.args), &first), TD_EINVAL);
+    small_pool_end(&pool, worker);
+}
+
 TD_TEST(requests_that_make_no_sense_are_refused)
 {
     struct small_pool pool;
