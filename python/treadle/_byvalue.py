@@ -139,7 +139,7 @@ class Shared:
 
 
 class Reducers:
-    """How functions, cells, codes and modules are reduced; mixed into plain picklers and cloudpickle's."""
+    """How functions, cells, codes, modules and memoryviews are reduced; mixed into plain picklers and cloudpickle's."""
 
     shared: Shared
     spaces: dict[int, dict[str, Any]]
@@ -155,6 +155,10 @@ class Reducers:
             return empty_cell, ()  # its contents are filled in by the function that holds it
         if kind is CodeType:
             return marshal.loads, (code_bytes(thing),)
+        if kind is memoryview:
+            from ._views import reduce_view
+
+            return reduce_view(thing)
         if isinstance(thing, ModuleType) and (thing.__name__ in MAIN or is_findable(thing.__name__)):
             return module_named, (thing.__name__,)
         return MISSING
