@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import pickle
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 Function = Callable[..., Any]
@@ -56,6 +56,10 @@ class Peer:
         """The pool's own map, with its default arguments."""
         raise NotImplementedError
 
+    def stream(self, fn: Function, items: Iterable[Any]) -> Iterator[Any]:
+        """The results of a map, in order, as they come."""
+        raise NotImplementedError
+
     def collect_completed(self, fn: Function, calls: Calls) -> int:
         """Each call submitted, then the results collected as they come; how many there were."""
         raise NotImplementedError
@@ -80,6 +84,10 @@ class ExecutorPeer(Peer):
 
     def map(self, fn: Function, items: Iterable[Any]) -> list[Any]:
         return list(self.pool.map(fn, items))
+
+    def stream(self, fn: Function, items: Iterable[Any]) -> Iterator[Any]:
+        results: Iterator[Any] = self.pool.map(fn, items)
+        return results
 
     def collect_completed(self, fn: Function, calls: Calls) -> int:
         futures = [self.pool.submit(fn, *args) for args in calls]
@@ -167,6 +175,10 @@ class MultiprocessingPool(Peer):
     def map(self, fn: Function, items: Iterable[Any]) -> list[Any]:
         return list(self.pool.map(fn, items))
 
+    def stream(self, fn: Function, items: Iterable[Any]) -> Iterator[Any]:
+        results: Iterator[Any] = self.pool.imap(fn, items)
+        return results
+
 
 class Joblib(Peer):
     """Calls are handed over all at once: joblib makes batches of its own."""
@@ -189,6 +201,11 @@ class Joblib(Peer):
 
     def map(self, fn: Function, items: Iterable[Any]) -> list[Any]:
         return list(self.pool(self.delayed(fn)(item) for item in items))
+
+    def stream(self, fn: Function, items: Iterable[Any]) -> Iterator[Any]:
+        generator = load("joblib").Parallel(n_jobs=self.workers, return_as="generator")
+        results: Iterator[Any] = generator(self.delayed(fn)(item) for item in items)
+        return results
 
 
 class Dask(Peer):
@@ -239,6 +256,10 @@ class Ray(Peer):
 
     def map(self, fn: Function, items: Iterable[Any]) -> list[Any]:
         return self.submit_all(fn, [(item,) for item in items])
+
+    def stream(self, fn: Function, items: Iterable[Any]) -> Iterator[Any]:
+        remote = self.remote(fn)
+        return map(self.ray.get, [remote(item) for item in items])
 
 
 # --- no pool at all

@@ -33,7 +33,7 @@ BENCHMARKS = (
     "heal",
     "idle",
     "threads",
-    "large",
+    "arrays",
     "bulk",
     "shared_memory",
 )
