@@ -72,6 +72,7 @@ typedef struct td_pool td_pool;     /* one pool of worker processes, in the pare
 typedef struct td_task td_task;     /* one call on its way: from submit until its result was read */
 typedef struct td_group td_group;   /* a queue of tasks in the order of their completion */
 typedef struct td_worker td_worker; /* a worker's end of a pool */
+typedef struct td_hold td_hold;     /* keeps one block of shared memory, for this process */
 
 /* A block of an arena that its holder may fill or read, named by a ref that is good in every process; ref 0 is no
  * block. */
@@ -88,6 +89,40 @@ struct td_view {
     uint64_t bytes;
     uint64_t ref; /* of the block that holds it; 0 when inline */
 };
+
+/* ---- Shared memory ------------------------------------------------------------------------------------------
+ * Each process has a heap: memory that others can map, to read and to write. A block of it lives as long as its owner,
+ * or a task that the owner submitted, or a worker that told of it, holds it. Any thread. */
+
+/* A new block of the heap of this process; the bytes are zeros if asked for, else anything. One reference.
+ * TD_ENOROOM, TD_ENOMEM, TD_ENOFD, TD_EOS. */
+td_status td_hold_new(uint64_t bytes, bool zeros, td_hold **out);
+td_hold *td_hold_ref(td_hold *hold);
+/* The last one frees the block; of another process's block, it is then no longer held here. NULL is fine. */
+void td_hold_unref(td_hold *hold);
+void *td_hold_data(const td_hold *hold); /* 64-byte aligned */
+uint64_t td_hold_bytes(const td_hold *hold);
+/* The hold whose block has all of these bytes in it, with a new reference; NULL when there is none. */
+td_hold *td_hold_find(const void *address, uint64_t bytes);
+
+/* What names a block to another process of the same user, as long as somebody holds it. */
+struct td_share {
+    uint64_t heap, heap_bytes, ref, bytes;
+    int32_t pid, fd; /* of whoever names it: where the heap can be opened */
+};
+void td_hold_share(const td_hold *hold, struct td_share *out);
+/* The named block, mapped here. TD_EPROTO: it is gone, or never was; TD_EOS: its heap can't be opened (errno). */
+td_status td_share_open(const struct td_share *share, td_hold **out);
+
+struct td_heap_info {
+    uint64_t blocks, bytes;                 /* of our own heap: live, and what they take */
+    uint64_t committed_bytes;               /* its pages, those of free blocks that are kept warm included */
+    uint64_t foreign_blocks, foreign_bytes; /* blocks of other processes that are held here */
+    uint32_t foreign_heaps;
+};
+void td_heap_get_info(struct td_heap_info *out);
+/* Gives the kernel back what the heap keeps warm; all of it, when there is no block. */
+void td_heap_trim(void);
 
 /* ---- The parent: pools ------------------------------------------------------------------------------------ */
 
@@ -142,6 +177,9 @@ td_status td_pool_prestart(td_pool *pool, uint32_t n);
 /* Functions: the bytes from which a worker makes the callable are sent once and named by a number.
  * The same bytes give the same number while they are held. One reference per td_pool_intern. */
 td_status td_pool_intern(td_pool *pool, const void *bytes, uint64_t len, uint32_t *fn_out);
+/* The same of bytes that name shared blocks, which are held as long as the function is known. */
+td_status td_pool_intern_holding(td_pool *pool, const void *bytes, uint64_t len, td_hold *const *holds,
+                                 uint32_t hold_count, uint32_t *fn_out);
 void td_pool_release_fn(td_pool *pool, uint32_t fn);
 
 /* Arguments over TD_INLINE_ARGS are written into a block first. Waits (deadline, TD_EINTR) while the cap on queued
@@ -166,6 +204,9 @@ struct td_call {
     uint32_t flags;     /* TD_CALL_* */
     const char *name;   /* for errors and stats; copied, may be NULL */
     uint64_t tag;       /* the caller's own; given back by td_task_tag */
+    td_hold *const
+        *holds; /* the shared blocks that the arguments name: held until the call is final, and for as long */
+    uint32_t hold_count; /* as the worker that ran it holds them. Borrowed */
 };
 #define TD_CALL_OBSERVED 1u /* its completion goes to td_observed_pop_until as well */
 

@@ -16,6 +16,7 @@
  * Tests       tests/memory/test_arena.c, test_arena_peers.c, test_arena_threads.c */
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 #include "base/option.h"
@@ -45,8 +46,9 @@ static td_status write_header(int fd, uint64_t size)
     header->version = ARENA_VERSION;
     header->granule_bytes = (uint32_t)TD__GRANULE;
     header->size = size;
+    const bool random = getrandom(&header->id, sizeof header->id, 0) == (ssize_t)sizeof header->id;
     td_unmap(base, size);
-    return TD_OK;
+    return random ? TD_OK : TD_EOS;
 }
 
 static uint64_t usual_size(void)
@@ -115,6 +117,7 @@ static td_status map_arena(int fd, uint64_t size, td_arena **out)
     }
     arena->base = base;
     arena->size = size;
+    arena->id = header->id;
     td_atomic_init(&arena->mapped, size);
     arena->fd = -1;
     td_atomic_init(&arena->refs, 1);
@@ -203,6 +206,11 @@ int td_arena_fd(const td_arena *arena)
 uint64_t td_arena_size(const td_arena *arena)
 {
     return arena->size;
+}
+
+uint64_t td_arena_id(const td_arena *arena)
+{
+    return arena->id;
 }
 
 bool td_arena_is_owner(const td_arena *arena)

@@ -87,6 +87,7 @@ void td_arena_cut(td_arena *arena, uint64_t end);
 
 int td_arena_fd(const td_arena *arena); /* -1 in peers that keep none */
 uint64_t td_arena_size(const td_arena *arena);
+uint64_t td_arena_id(const td_arena *arena); /* as it was when this process mapped it; no other arena has it */
 bool td_arena_is_owner(const td_arena *arena);
 
 /* ---- The owner's side; from any of its threads ----------------------------------------------------------- */

@@ -1,5 +1,5 @@
 /* memory/copy.h: memcpy for what is large, and read next by somebody else: another process, on another CPU.
- * Why, and from which size on: docs/decisions/0016-large-copies-go-around-the-cache.md. */
+ * Why, and from which size on: docs/decisions/0017-large-copies-go-around-the-cache.md. */
 #ifndef TD_MEMORY_COPY_H
 #define TD_MEMORY_COPY_H
 

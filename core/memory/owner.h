@@ -24,7 +24,9 @@ typedef struct td__arena_header {
     uint32_t granule_bytes;
     uint64_t size;
     td_atomic_u32 owned; /* 1 once a process has made itself the owner */
-    uint32_t unused[9];
+    uint32_t unused;
+    uint64_t id; /* random: no other arena's */
+    uint32_t unused2[6];
 } td__arena_header;
 
 /* Before each payload. Peers may write nonsense here, so all is atomic, and the owner believes only `word`, and
@@ -70,6 +72,7 @@ typedef struct td__owner {
 struct td_arena {
     unsigned char *base;
     uint64_t size;
+    uint64_t id;
     td_atomic_u64 mapped; /* bytes from `base` on: all of it until the arena is cut */
     td_atomic_u32 refs;
     int fd;           /* -1 in peers that keep none */

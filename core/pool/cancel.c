@@ -178,7 +178,7 @@ void td__fail_all_locked(td_pool *pool)
             NULL; /* the slot stays its worker's until that is gone; and so do the arguments */
         task->slot = TD_NO_SLOT;
         if (task->args != NULL)
-            task->args->kept = true;
+            task->args->kept = task->args->stranded = true;
         td__task_finish_locked(task, TD_TASK_BROKEN);
     }
 }

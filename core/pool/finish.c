@@ -22,7 +22,7 @@ void td__slot_free_locked(td_pool *pool, uint32_t slot)
 static void keep_args_locked(td_pool *pool, struct td_member *member, td_task *task)
 {
     struct td_args *args = task->args;
-    if (args == NULL || args->users > 1)
+    if (args == NULL || args->ref == 0 || args->users > 1)
         return;
     args->kept = true;
     if (member->kept_count == member->kept_capacity) {
@@ -94,6 +94,7 @@ void td__finish_slot_locked(td_pool *pool, uint32_t worker, uint32_t index)
     task->timing.attempts = task->attempts + 1;
     if ((slot->reply_flags & TD_SLOT_KEEP_ARGS) != 0)
         keep_args_locked(pool, member, task);
+    td__held_hear_locked(pool, member, task, slot);
     enum td_task_state state = verdict(task, slot);
     if (take_result_locked(task, slot, member) != TD_OK) {
         state = TD_TASK_BROKEN;

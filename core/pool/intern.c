@@ -6,6 +6,7 @@
  * the callables that it made by number; an index is used again as late as possible, under another generation.
  *
  * Invariants  I1 an entry is held (users > 0) or in `idle`, oldest first; only idle ones are dropped.
+ *                Those with holds are dropped at once instead.
  *             I2 every entry is in by_index and in the bucket of its content's hash.
  * Tests       tests/pool/test_intern.c */
 #include <stdlib.h>
@@ -25,6 +26,8 @@ struct td_function {
     uint64_t hash, ref, len;
     const void *bytes; /* in the arena; a worker that overwrites them hurts only workers */
     uint32_t number, users;
+    uint32_t hold_count;
+    td_hold *holds[];
 };
 
 /* FNV-1a over eight bytes at a time: only has to spread; equality is decided by comparing. */
@@ -70,6 +73,8 @@ static void drop(struct td_intern *intern, td_arena *arena, struct td_function *
         intern->generations[index] = 1; /* no function has number 0 */
     intern->free_indexes[(intern->free_head + intern->free_count++) & INDEX_MASK] = index;
     td_arena_free(arena, fn->ref);
+    for (uint32_t i = 0; i < fn->hold_count; i++)
+        td_hold_unref(fn->holds[i]);
     free(fn);
 }
 
@@ -139,7 +144,7 @@ static td_status take_index(struct td_intern *intern, uint32_t *index)
 }
 
 td_status td__intern_add_locked(struct td_intern *intern, td_arena *arena, const void *bytes, uint64_t len,
-                                uint32_t *fn_out)
+                                td_hold *const *holds, uint32_t hold_count, uint32_t *fn_out)
 {
     const uint64_t hash = hash_bytes(bytes, len);
     struct td_function **bucket = &intern->buckets[hash % intern->bucket_count];
@@ -150,7 +155,7 @@ td_status td__intern_add_locked(struct td_intern *intern, td_arena *arena, const
             return TD_OK;
         }
     }
-    struct td_function *fn = malloc(sizeof *fn);
+    struct td_function *fn = malloc(sizeof *fn + hold_count * sizeof *fn->holds);
     td_block block;
     uint32_t index;
     if (fn == NULL)
@@ -169,7 +174,10 @@ td_status td__intern_add_locked(struct td_intern *intern, td_arena *arena, const
                                .len = len,
                                .bytes = block.data,
                                .number = number,
-                               .users = 1};
+                               .users = 1,
+                               .hold_count = hold_count};
+    for (uint32_t i = 0; i < hold_count; i++)
+        fn->holds[i] = td_hold_ref(holds[i]);
     td_list_init(&fn->idle_link);
     *bucket = fn;
     intern->by_index[index] = fn;
@@ -205,6 +213,10 @@ void td__intern_unref_locked(struct td_intern *intern, td_arena *arena, uint32_t
     struct td_function *fn = find(intern, number);
     if (fn == NULL || fn->users == 0 || --fn->users > 0)
         return;
+    if (fn->hold_count > 0) { /* kept for later, it would keep what may be large */
+        drop(intern, arena, fn);
+        return;
+    }
     td_list_push_back(&intern->idle, &fn->idle_link);
     intern->idle_count++;
     intern->idle_bytes += fn->len;

@@ -81,13 +81,16 @@ static void after_fork_in_child(void)
 /* For children that the C library did not make, so that its handlers did not run. */
 void td_after_fork_child(void)
 {
-    if (home != 0 && home != getpid())
+    if (home != 0 && home != getpid()) {
         after_fork_in_child();
+        td_heap_after_fork_child();
+    }
 }
 
 static void install_fork_handlers(void)
 {
     home = getpid();
+    td_heap_init(); /* its lock is taken under a pool's, so its handler stands in line before ours */
     pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
 }
 
@@ -306,6 +309,7 @@ static void destroy(td_pool *pool)
     td_list_remove(&pool->registry_link);
     pthread_mutex_unlock(&registry_lock);
     td__crew_fini(pool); /* before the context, of which a worker on its way has a use */
+    td__held_fini(pool);
     free(pool->context); /* its block goes with the arena */
     if (pool->intern.buckets != NULL)
         td__intern_fini(&pool->intern, pool->args_arena);
@@ -491,14 +495,21 @@ td_status td_pool_start(td_pool *pool)
     return status;
 }
 
-td_status td_pool_intern(td_pool *pool, const void *bytes, uint64_t len, uint32_t *fn_out)
+td_status td_pool_intern_holding(td_pool *pool, const void *bytes, uint64_t len, td_hold *const *holds,
+                                 uint32_t hold_count, uint32_t *fn_out)
 {
     if (td__pool_forked(pool))
         return TD_EFORKED;
     pthread_mutex_lock(&pool->lock);
-    const td_status status = td__intern_add_locked(&pool->intern, pool->args_arena, bytes, len, fn_out);
+    const td_status status =
+        td__intern_add_locked(&pool->intern, pool->args_arena, bytes, len, holds, hold_count, fn_out);
     pthread_mutex_unlock(&pool->lock);
     return status;
+}
+
+td_status td_pool_intern(td_pool *pool, const void *bytes, uint64_t len, uint32_t *fn_out)
+{
+    return td_pool_intern_holding(pool, bytes, len, NULL, 0, fn_out);
 }
 
 void td_pool_release_fn(td_pool *pool, uint32_t fn)

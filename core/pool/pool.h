@@ -34,6 +34,7 @@
 #include "loop/drain.h"
 #include "loop/native.h"
 #include "memory/arena.h"
+#include "memory/heap.h"
 #include "os/budget.h"
 #include "ring/completion.h"
 #include "ring/relief.h"
@@ -46,11 +47,15 @@
 
 /* ---- Tasks -------------------------------------------------------------------------------------------------- */
 
-/* A block of arguments, shared by the parts of a chunk. */
+/* What a call's arguments need beside the bytes in the slot; shared by the parts of a chunk. */
 struct td_args {
+    struct td_args *next; /* in pool->stranded */
     uint32_t users;
-    bool kept; /* a worker holds on to the block: it gives it back, not we */
-    uint64_t ref;
+    bool kept;     /* a worker holds on to the block: it gives it back, not we */
+    bool stranded; /* a worker may look at the shared blocks for ever: they are held while the pool lives */
+    uint64_t ref;  /* of the block; 0: they are inline */
+    uint32_t hold_count;
+    td_hold *holds[]; /* the shared blocks that they name */
 };
 
 /* How a worker died, kept with the task it ran. */
@@ -80,7 +85,7 @@ struct td_task {
     bool chunk; /* one of the parts of a map's chunk */
     int64_t timeout_ns;
     uint64_t args_bytes;
-    struct td_args *args; /* NULL: inline */
+    struct td_args *args; /* NULL: inline, and no shared block is named */
     uint64_t tag;
     char *name;
     struct td_task *rest;   /* the next part of the same chunk; holds a reference */
@@ -103,7 +108,9 @@ struct td_task {
 td_task *td__task_new(td_pool *pool);
 /* The task is final from here on: publishes the state and hands it to its group and to observers. */
 void td__task_finish_locked(td_task *task, enum td_task_state state);
-/* Drops the task's use of its arguments' block. */
+/* With its holds, but not its block. NULL is fine. */
+void td__args_free(struct td_args *args);
+/* Drops the task's use of its arguments' block, and of the shared blocks that they name. */
 void td__task_drop_args_locked(td_task *task);
 
 /* group.c: files a final task with its group and the observers. */
@@ -129,8 +136,9 @@ struct td_intern {
 
 td_status td__intern_init(struct td_intern *intern);
 void td__intern_fini(struct td_intern *intern, td_arena *arena);
+/* The holds, which are the caller's, are of the shared blocks that the bytes name: so the same bytes have the same. */
 td_status td__intern_add_locked(struct td_intern *intern, td_arena *arena, const void *bytes, uint64_t len,
-                                uint32_t *fn_out);
+                                td_hold *const *holds, uint32_t hold_count, uint32_t *fn_out);
 /* Another reference; false when there is no such function. Gives where its bytes are. */
 bool td__intern_ref_locked(struct td_intern *intern, uint32_t fn);
 bool td__intern_find_locked(struct td_intern *intern, uint32_t fn, uint64_t *ref, uint64_t *len);
@@ -165,6 +173,8 @@ struct td_member {
     uint64_t results_end;       /* no result that was taken over reaches beyond this offset */
     uint64_t *kept;             /* refs of argument blocks it holds on to */
     uint32_t kept_count, kept_capacity;
+    td_hold **holds; /* the shared blocks that it told of when it last did: held in its place */
+    uint64_t hold_count;
 };
 
 struct td_zygote {
@@ -213,6 +223,7 @@ struct td_pool {
     td_atomic_u64 blocks_in_hand; /* argument blocks that their callers fill: not submitted, not dropped */
     td_atomic_u64 result_bytes;   /* in blocks of tasks that are still there */
     struct td_intern intern;
+    struct td_args *stranded; /* kept for their holds until no worker is left */
 
     struct td_member *members;
     td_atomic_u64
@@ -259,6 +270,15 @@ bool td__pool_refill_locked(td_pool *pool);
 /* Puts a task that has no slot, a lost or cut-off one too, in line: at the front of what has no slot, and in this
  * lane. */
 void td__task_requeue_locked(td_task *task, enum td_lane lane);
+
+/* held.c: the shared blocks that a worker tells of. */
+/* Takes over what the reply says. Before the task lets go of its own. */
+void td__held_hear_locked(td_pool *pool, struct td_member *member, const td_task *task,
+                          const struct td_slot *slot);
+/* The worker is dead. */
+void td__held_forget_locked(struct td_member *member);
+/* No worker is left. */
+void td__held_fini(td_pool *pool);
 
 /* finish.c */
 void td__pool_drain_locked(td_pool *pool);

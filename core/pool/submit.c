@@ -103,10 +103,16 @@ uint64_t td_pool_ahead_bytes(const td_pool *pool)
 
 /* ---- Slots ---------------------------------------------------------------------------------------------------- */
 
+/* 0: the arguments are inline. */
+static uint64_t args_ref(const td_task *task)
+{
+    return task->args != NULL ? task->args->ref : 0;
+}
+
 /* A chunk of a single item, whose block no other part has, is like a plain task. */
 static bool is_sole_reader(const td_task *task)
 {
-    if (task->args == NULL || task->retries_left > 0)
+    if (args_ref(task) == 0 || task->retries_left > 0)
         return false;
     return !task->chunk || (task->end - task->begin == 1 && task->args->users == 1);
 }
@@ -118,14 +124,14 @@ static void fill_slot(struct td_slot *slot, const td_task *task, uint64_t fn_ref
     slot->attempt = task->attempts;
     slot->fn_ref = fn_ref;
     slot->fn_bytes = fn_bytes;
-    slot->args_ref = task->args != NULL ? task->args->ref : 0;
+    slot->args_ref = args_ref(task);
     slot->args_bytes = task->args_bytes;
     td_atomic_store_relaxed(&slot->partial_items, 0);
     td_atomic_store_relaxed(&slot->partial_ref, 0);
     slot->request_flags = is_sole_reader(task) ? TD_SLOT_SOLE_ARGS : 0;
     slot->reply_flags = 0;
     td_atomic_store_relaxed(&slot->started_ns, 0);
-    if (task->args == NULL)
+    if (slot->args_ref == 0)
         memcpy(slot->args, task->inline_bytes.args, task->args_bytes);
 }
 
@@ -211,15 +217,16 @@ void td__task_requeue_locked(td_task *task, enum td_lane lane)
 static td_status take_args(td_task *task, const struct td_call *call)
 {
     task->args_bytes = call->args_bytes;
-    if (call->block.ref == 0) {
-        if (call->args_bytes > 0)
-            memcpy(task->inline_bytes.args, call->args, call->args_bytes);
+    if (call->block.ref == 0 && call->args_bytes > 0)
+        memcpy(task->inline_bytes.args, call->args, call->args_bytes);
+    if (call->block.ref == 0 && call->hold_count == 0)
         return TD_OK;
-    }
-    task->args = malloc(sizeof *task->args);
+    task->args = malloc(sizeof *task->args + call->hold_count * sizeof *task->args->holds);
     if (task->args == NULL)
         return TD_ENOMEM;
-    *task->args = (struct td_args){.users = 1, .ref = call->block.ref};
+    *task->args = (struct td_args){.users = 1, .ref = call->block.ref, .hold_count = call->hold_count};
+    for (uint32_t i = 0; i < call->hold_count; i++)
+        task->args->holds[i] = td_hold_ref(call->holds[i]);
     return TD_OK;
 }
 
@@ -268,7 +275,7 @@ static void account_locked(td_pool *pool, const td_task *task)
 {
     td_atomic_fetch_add_seq(&pool->outstanding, 1);
     pool->stats.submitted++;
-    if (task->args != NULL)
+    if (args_ref(task) != 0)
         pool->stats.bytes_copied += task->args_bytes;
     if (task->chunk)
         pool->chunks++;
@@ -323,17 +330,17 @@ td_status td_pool_submit(td_pool *pool, const struct td_call *call, td_task **ou
         status = TD_EINVAL;
     if (status != TD_OK) {
         pthread_mutex_unlock(&pool->lock);
-        free(task->args); /* the block stays the caller's */
+        td__args_free(task->args); /* the block stays the caller's */
         task->args = NULL;
         td_task_unref(task);
         return status;
     }
-    if (task->args != NULL)
-        td_arena_lend(pool->args_arena,
-                      task->args->ref); /* the worker may give it back, so before it can know it */
+    const uint64_t ref = args_ref(task);
+    if (ref != 0)
+        td_arena_lend(pool->args_arena, ref); /* the worker may give it back, so before it can know it */
     td_task_ref(task);
     account_locked(pool, task);
-    if (task->args != NULL)
+    if (ref != 0)
         let_go(pool);
     line_up_locked(task);
     td__pool_unlock(pool);

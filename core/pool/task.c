@@ -56,6 +56,15 @@ void td_task_unref(td_task *task)
     }
 }
 
+void td__args_free(struct td_args *args)
+{
+    if (args == NULL)
+        return;
+    for (uint32_t i = 0; i < args->hold_count; i++)
+        td_hold_unref(args->holds[i]);
+    free(args);
+}
+
 void td__task_drop_args_locked(td_task *task)
 {
     struct td_args *args = task->args;
@@ -64,11 +73,16 @@ void td__task_drop_args_locked(td_task *task)
     task->args = NULL;
     if (--args->users > 0)
         return;
-    if (!args->kept) {
+    if (args->ref != 0 && !args->kept) {
         td_arena_reclaim(task->pool->args_arena, args->ref);
         td_atomic_fetch_add_seq(&task->pool->blocks_freed, 1);
     }
-    free(args);
+    if (args->stranded) {
+        args->next = task->pool->stranded;
+        task->pool->stranded = args;
+    } else {
+        td__args_free(args);
+    }
 }
 
 static void count_locked(struct td_pool_stats *stats, enum td_task_state state)
@@ -186,7 +200,7 @@ td_status td_task_args(const td_task *task, struct td_view *out)
     pthread_mutex_lock(&task->pool->lock);
     if (td_atomic_load_relaxed(&task->state) != TD_TASK_QUEUED) {
         status = TD_EINVAL;
-    } else if (task->args == NULL) {
+    } else if (task->args == NULL || task->args->ref == 0) {
         *out = (struct td_view){.data = task->inline_bytes.args, .bytes = task->args_bytes};
     } else {
         void *data;

@@ -26,6 +26,7 @@
 #include "base/option.h"
 #include "base/trace.h"
 #include "memory/arena.h"
+#include "memory/heap.h"
 #include "os/budget.h"
 #include "os/memfd.h"
 #include "os/placement.h"
@@ -51,6 +52,7 @@ struct td_worker {
     uint32_t index;
     int lifeline_fd;
     td_arena *args;          /* the parent's, attached */
+    uint64_t told_sum;       /* of the shared blocks that the parent was told of */
     td_arena *results;       /* our own */
     td_memory_budget memory; /* none until the first block is made */
     bool budgeted;           /* it was made */
@@ -565,6 +567,31 @@ static td_status hand_over(td_worker *worker, const void *bytes, struct td_block
     return TD_OK;
 }
 
+/* Tells which shared blocks of others are held here, when they are others than it last told. Returns the reply's
+ * flag. */
+static uint32_t tell_held(td_worker *worker, struct td_slot *slot)
+{
+    if (worker->told_sum == td_heap_foreign_sum())
+        return 0;
+    struct td_block list = {0};
+    uint64_t sum, count = td_heap_list(NULL, 0, &sum);
+    while (count >
+           list.capacity / sizeof(struct td_held)) { /* another thread of the task may hold more by then */
+        td_worker_block_drop(worker, &list);
+        if (count > UINT32_MAX || try_block(worker, count * sizeof(struct td_held), &list) != TD_OK)
+            return TD_SLOT_UNTOLD;
+        count = td_heap_list(list.data, list.capacity / sizeof(struct td_held), &sum);
+    }
+    if (count == 0)
+        td_worker_block_drop(worker, &list);
+    else
+        td_arena_lend(worker->results, list.ref);
+    slot->held_ref = list.ref;
+    slot->held_count = (uint32_t)count;
+    worker->told_sum = sum;
+    return TD_SLOT_HELD;
+}
+
 td_status td_worker_reply(td_worker *worker, bool ok, const void *bytes, struct td_block *block, uint64_t len,
                           bool keep_args)
 {
@@ -577,7 +604,8 @@ td_status td_worker_reply(td_worker *worker, bool ok, const void *bytes, struct 
     const uint64_t position = td_atomic_load_relaxed(&worker->position);
     const uint32_t index = (uint32_t)(slot - worker->map.slots);
     const int64_t now = td_now_ns();
-    slot->reply_flags = (ok ? 0 : TD_SLOT_ERROR) | (keep_args && slot->args_ref != 0 ? TD_SLOT_KEEP_ARGS : 0);
+    slot->reply_flags = (ok ? 0 : TD_SLOT_ERROR) | (keep_args && slot->args_ref != 0 ? TD_SLOT_KEEP_ARGS : 0) |
+                        tell_held(worker, slot);
     slot->ended_ns = now;
     worker->slot = NULL;
     td_atomic_store_relaxed(&worker->position, 0);

@@ -89,6 +89,8 @@ static inline uint32_t td_range_end(uint64_t range)
 /* reply_flags */
 #define TD_SLOT_KEEP_ARGS 1u /* the worker still holds the arguments' block */
 #define TD_SLOT_ERROR 2u     /* the result is an exception's payload */
+#define TD_SLOT_HELD 4u      /* the shared blocks that the worker holds are others than it last told: these */
+#define TD_SLOT_UNTOLD 8u    /* they are, and there was no room to tell which */
 
 struct td_slot {
     /* the request */
@@ -100,15 +102,15 @@ struct td_slot {
     uint64_t fn_bytes;
     uint64_t args_ref; /* in the parent's arena; 0: inline */
     uint64_t args_bytes;
-    uint64_t task; /* the parent's own, never read by a worker */
     uint8_t args[TD_INLINE_ARGS];
     uint32_t request_flags; /* TD_SLOT_SOLE_ARGS */
-    uint32_t reserved;
     /* the reply */
+    uint32_t held_count;         /* TD_SLOT_HELD: how many td_held are in that block */
+    uint64_t held_ref;           /* in the worker's arena */
     td_atomic_u32 partial_items; /* a chunk's items whose results can be read */
-    uint32_t reply_flags;        /* TD_SLOT_KEEP_ARGS, TD_SLOT_ERROR */
-    td_atomic_u64 partial_ref;   /* of the block that holds them, in the worker's arena */
-    td_atomic_u64 started_ns;    /* of the claim that the word names; 0 until the worker has written it */
+    uint32_t reply_flags;
+    td_atomic_u64 partial_ref; /* of the block that holds them, in the worker's arena */
+    td_atomic_u64 started_ns;  /* of the claim that the word names; 0 until the worker has written it */
     int64_t ended_ns;
     uint64_t result_ref; /* in the worker's arena; 0: inline */
     uint64_t result_bytes;

@@ -49,22 +49,26 @@ struct board {
 };
 
 enum op_code {
-    OP_ADD,     /* a + b */
-    OP_ECHO,    /* the arguments' bytes, however long */
-    OP_SPIN,    /* busy for a ns */
-    OP_GATE,    /* waits at gate a; an interruption is an error, once b signals have come to nothing */
-    OP_DEAF,    /* waits at gate a, whatever the signal */
-    OP_EXIT,    /* _exit(a) */
-    OP_RAISE,   /* dies of signal a */
-    OP_BIG,     /* a block of a bytes of value b */
-    OP_FAIL,    /* an exception's payload: a */
-    OP_FN,      /* the bytes of the function */
-    OP_LEAVE,   /* as after SIGTERM: the worker leaves after it */
-    OP_ITEMS,   /* a chunk: each item's result is a u64, item * 2; at item b: the code in c, with a */
-    OP_ATTEMPT, /* the number of the attempt; below a it dies */
-    OP_WRITE,   /* overwrites its arguments' block, if it may: 1 */
-    OP_STACK,   /* writes to the stack file, and dies */
-    OP_ROGUE,   /* damages shared memory in way a, and waits to be killed */
+    OP_ADD,         /* a + b */
+    OP_ECHO,        /* the arguments' bytes, however long */
+    OP_SPIN,        /* busy for a ns */
+    OP_GATE,        /* waits at gate a; an interruption is an error, once b signals have come to nothing */
+    OP_DEAF,        /* waits at gate a, whatever the signal */
+    OP_EXIT,        /* _exit(a) */
+    OP_RAISE,       /* dies of signal a */
+    OP_BIG,         /* a block of a bytes of value b */
+    OP_FAIL,        /* an exception's payload: a */
+    OP_FN,          /* the bytes of the function */
+    OP_LEAVE,       /* as after SIGTERM: the worker leaves after it */
+    OP_ITEMS,       /* a chunk: each item's result is a u64, item * 2; at item b: the code in c, with a */
+    OP_ATTEMPT,     /* the number of the attempt; below a it dies */
+    OP_WRITE,       /* overwrites its arguments' block, if it may: 1 */
+    OP_STACK,       /* writes to the stack file, and dies */
+    OP_SEE,         /* the first word of the shared block that is named behind the op */
+    OP_KEEP,        /* the same, and keeps it in place a */
+    OP_LET_GO,      /* the first word of what is in place a, which it lets go of */
+    OP_SEE_AT_GATE, /* opens the block, waits at gate a, and sees */
+    OP_ROGUE,       /* damages shared memory in way a, and waits to be killed */
 };
 
 enum rogue {
@@ -290,6 +294,8 @@ static void crew_run_big(const struct op *op)
 
 #include "tests/pool/crew_rogue.h"
 
+#include "tests/pool/crew_shared.h"
+
 static void crew_run(const struct td_assignment *task)
 {
     struct op op;
@@ -325,6 +331,14 @@ static void crew_run(const struct td_assignment *task)
         if (task->args_data != NULL)
             memset(task->args_data, 0xff, task->args.bytes);
         crew_reply(true, task->args_data != NULL);
+        return;
+    case OP_SEE:
+    case OP_KEEP:
+    case OP_SEE_AT_GATE:
+        crew_see(&op, &task->args);
+        return;
+    case OP_LET_GO:
+        crew_let_go(op.a);
         return;
     case OP_ROGUE:
         crew_go_rogue(op.a);

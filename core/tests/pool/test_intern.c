@@ -28,7 +28,7 @@ static void rig_close(struct rig *rig)
 static uint32_t add(struct rig *rig, const void *bytes, uint64_t len)
 {
     uint32_t fn = 0;
-    CHECK_OK(td__intern_add_locked(&rig->intern, rig->arena, bytes, len, &fn));
+    CHECK_OK(td__intern_add_locked(&rig->intern, rig->arena, bytes, len, NULL, 0, &fn));
     return fn;
 }
 
@@ -123,7 +123,7 @@ TD_TEST(as_many_as_there_are_numbers_can_be_held)
     rig_open(&rig);
     for (uint32_t i = 0; i < 65536; i++)
         add(&rig, &i, sizeof i);
-    CHECK_STATUS(td__intern_add_locked(&rig.intern, rig.arena, "more", 4, &fn), TD_ENOMEM);
+    CHECK_STATUS(td__intern_add_locked(&rig.intern, rig.arena, "more", 4, NULL, 0, &fn), TD_ENOMEM);
     const uint32_t again = 7;
     CHECK(is_known(&rig, add(&rig, &again, sizeof again)));
     rig_close(&rig);

@@ -1,0 +1,31 @@
+/* memory/heap.h: what the engine itself does with shared blocks; treadle.h has the rest.
+ *
+ * A worker tells its parent, with a reply, which blocks of others it still holds, and the parent holds them in its
+ * place until it hears otherwise, or the worker is dead. */
+#ifndef TD_MEMORY_HEAP_H
+#define TD_MEMORY_HEAP_H
+
+#include <stdint.h>
+
+#include "base/status.h"
+#include "treadle.h"
+
+/* One foreign block that a process holds, as it tells so. */
+struct td_held {
+    uint64_t heap, ref;
+};
+
+/* A number for the set of foreign blocks that are held here: the same as long as, and whenever, that is the same (two
+ * sets share one by a chance of 2^-63). 0: none. */
+uint64_t td_heap_foreign_sum(void);
+/* Writes up to `cap` of them; returns how many there are, and the sum of those. */
+uint64_t td_heap_list(struct td_held *out, uint64_t cap, uint64_t *sum);
+/* The hold on a block that another process tells of, with a new reference; NULL: not held here. */
+td_hold *td_heap_find(const struct td_held *held);
+
+/* Before the first fork handler of anything whose lock is held while these functions are called. */
+void td_heap_init(void);
+/* In a forked child: what was the process's own heap is its parent's from here on. */
+void td_heap_after_fork_child(void);
+
+#endif
