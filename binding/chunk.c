@@ -6,8 +6,10 @@
  * Invariants  H1 table has an entry for each item, while the chunk is dense for each TB_STRIDE-th.
  *             H2 a failed append changes nothing that finish looks at.
  * Crash       nothing is held but heap memory.   Tests  tests/unit/test_codec.py */
+#include "array.h"
 #include "compact.h"
 #include "pickled.h"
+#include "shared.h"
 
 #define CALL_HEAD 3u /* of a compact call without keywords */
 
@@ -73,11 +75,11 @@ static enum tb_outcome write_values(struct tb_writer *w, PyObject *const *args, 
     return outcome;
 }
 
-static uint64_t measure_values(PyObject *const *args, Py_ssize_t nargs)
+static uint64_t measure_values(PyObject *const *args, Py_ssize_t nargs, const struct tb_sharing *sharing)
 {
     uint64_t sum = CALL_HEAD;
     for (Py_ssize_t i = 0; i < nargs; i++) {
-        uint64_t bytes = tb_measure_value(args[i]);
+        uint64_t bytes = tb_measure_value(args[i], sharing);
         if (bytes == 0)
             return 0;
         sum += bytes;
@@ -86,15 +88,17 @@ static uint64_t measure_values(PyObject *const *args, Py_ssize_t nargs)
 }
 
 /* 1: appended; 0: the item does not belong into a dense chunk; -1. */
-static int append_dense(struct tb_chunk *chunk, PyObject *const *args, Py_ssize_t nargs)
+static int append_dense(struct tb_chunk *chunk, PyObject *const *args, Py_ssize_t nargs,
+                        const struct tb_sharing *sharing)
 {
+    const size_t held = chunk->holds.count;
     if (chunk->items % TB_STRIDE == 0) {
         if (reserve_entry(chunk, chunk->items / TB_STRIDE) < 0 || reserve_bytes(chunk, 1) < 0)
             return -1; /* a byte, so that there is memory even if no item has arguments */
         chunk->table[chunk->items / TB_STRIDE].offset = chunk->used;
     }
     for (;;) {
-        struct tb_writer w = {chunk->data + chunk->used, chunk->data + chunk->data_cap};
+        struct tb_writer w = {chunk->data + chunk->used, chunk->data + chunk->data_cap, sharing};
         enum tb_outcome outcome = write_values(&w, args, nargs);
         if (outcome == TB_WROTE) {
             size_t used = (size_t)(w.at - chunk->data);
@@ -103,7 +107,8 @@ static int append_dense(struct tb_chunk *chunk, PyObject *const *args, Py_ssize_
             chunk->items++;
             return 1;
         }
-        uint64_t room = outcome == TB_NO_FIT ? measure_values(args, nargs) : 0;
+        tb_holds_cut(&chunk->holds, held);
+        uint64_t room = outcome == TB_NO_FIT ? measure_values(args, nargs, sharing) : 0;
         if (room == 0)
             return 0;
         if (reserve_bytes(chunk, room) < 0)
@@ -149,12 +154,16 @@ static int spread(struct tb_chunk *chunk)
     return 0;
 }
 
-static int append_pickled(struct tb_chunk *chunk, PyObject *pair)
+static int append_pickled(const struct tb_codec *codec, struct tb_chunk *chunk, PyObject *pair)
 {
     struct tb_pickled p;
     if (tb_pickled_open(&p, pair) < 0)
         return -1;
     chunk->odd = true;
+    if (tb_holds_add(codec, &chunk->holds, p.blocks) < 0) {
+        Py_DECREF(p.pair);
+        return -1;
+    }
     if (p.spans > 0) {
         commit(chunk, p.total, p.pair);
         return 0;
@@ -169,8 +178,9 @@ static int append_pickled(struct tb_chunk *chunk, PyObject *pair)
 }
 
 static int append_call(struct tb_codec *codec, struct tb_chunk *chunk, PyObject *const *args, Py_ssize_t nargs,
-                       unsigned flags)
+                       unsigned flags, const struct tb_sharing *sharing)
 {
+    const size_t held = chunk->holds.count;
     uint64_t room = 32;
     if (reserve_entry(chunk, chunk->items) < 0)
         return -1;
@@ -178,7 +188,7 @@ static int append_call(struct tb_codec *codec, struct tb_chunk *chunk, PyObject 
         if (reserve_bytes(chunk, room) < 0)
             return -1;
         uint8_t *head = chunk->data + chunk->used;
-        struct tb_writer w = {head + CALL_HEAD, chunk->data + chunk->data_cap};
+        struct tb_writer w = {head + CALL_HEAD, chunk->data + chunk->data_cap, sharing};
         enum tb_outcome outcome = write_values(&w, args, nargs);
         if (outcome == TB_WROTE) {
             const uint8_t call[CALL_HEAD] = {TB_CALL, (uint8_t)nargs, 0};
@@ -187,11 +197,12 @@ static int append_call(struct tb_codec *codec, struct tb_chunk *chunk, PyObject 
             commit(chunk, (uint64_t)(w.at - head), NULL);
             return 0;
         }
-        room = outcome == TB_NO_FIT ? measure_values(args, nargs) : 0;
+        tb_holds_cut(&chunk->holds, held);
+        room = outcome == TB_NO_FIT ? measure_values(args, nargs, sharing) : 0;
         if (room == 0)
             break;
     }
-    return append_pickled(chunk, tb_dump_vector(codec, args, nargs, NULL, flags));
+    return append_pickled(codec, chunk, tb_dump_vector(codec, args, nargs, NULL, flags));
 }
 
 int tb_chunk_append(struct tb_codec *codec, struct tb_chunk *chunk, PyObject *const *args, Py_ssize_t nargs,
@@ -206,14 +217,16 @@ int tb_chunk_append(struct tb_codec *codec, struct tb_chunk *chunk, PyObject *co
         PyErr_NoMemory();
         return -1;
     }
+    const struct tb_sharing arrays = {codec, &chunk->holds};
+    const struct tb_sharing *sharing = codec->numpy.array_type != NULL ? &arrays : NULL;
     if (chunk->layout == TB_DENSE) {
-        int done = nargs == chunk->nargs ? append_dense(chunk, args, nargs) : 0;
+        int done = nargs == chunk->nargs ? append_dense(chunk, args, nargs, sharing) : 0;
         if (done != 0)
             return done > 0 ? 0 : -1;
         if (spread(chunk) < 0)
             return -1;
     }
-    return append_call(codec, chunk, args, nargs, flags);
+    return append_call(codec, chunk, args, nargs, flags, sharing);
 }
 
 void tb_chunk_range(struct tb_chunk *chunk, int64_t start, int64_t step, uint32_t items)
@@ -295,6 +308,8 @@ int tb_chunk_finish(struct tb_chunk *chunk, uint8_t *small, size_t cap, const st
         write_plain(chunk, at);
     }
     out->len = total;
+    out->holds = chunk->holds;
+    chunk->holds = (struct tb_holds){0};
     tb_chunk_clear(chunk);
     return 0;
 }
@@ -304,6 +319,7 @@ void tb_chunk_clear(struct tb_chunk *chunk)
     if (chunk->has_buffers)
         for (uint32_t i = 0; i < chunk->items; i++)
             Py_XDECREF(chunk->table[i].pair);
+    tb_holds_fini(&chunk->holds);
     chunk->items = 0;
     chunk->has_buffers = false;
     chunk->bytes = 0;

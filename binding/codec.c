@@ -1,7 +1,9 @@
 /* codec.c: the codec's state and types, and its module functions, by which tests and the slow paths in Python reach
  * encoding and decoding. Tests  tests/unit/test_codec.py */
+#include "array.h"
 #include "codec_internal.h"
 #include "frame.h"
+#include "shared.h"
 
 PyObject *tb_codec_import(PyObject **slot, const char *module, const char *attribute)
 {
@@ -48,8 +50,7 @@ static void heap_drop(void *ctx, struct td_block *block)
     PyMem_Free(((struct heap_room *)ctx)->base);
 }
 
-static PyObject *payload_bytes(int rc, const uint8_t *small, const struct tb_payload *payload,
-                               struct heap_room *heap)
+static PyObject *payload_bytes(int rc, const uint8_t *small, struct tb_payload *payload, struct heap_room *heap)
 {
     PyObject *bytes = NULL;
     if (rc == 0) {
@@ -57,6 +58,7 @@ static PyObject *payload_bytes(int rc, const uint8_t *small, const struct tb_pay
         bytes = PyBytes_FromStringAndSize(data, (Py_ssize_t)payload->len);
     }
     PyMem_Free(heap->base);
+    tb_holds_fini(&payload->holds);
     return bytes;
 }
 
@@ -70,7 +72,7 @@ static PyObject *encode_call(PyObject *module, PyObject *args)
     uint8_t small[TD_INLINE_ARGS];
     struct heap_room heap = {0};
     struct tb_room room = {heap_take, heap_drop, NULL, &heap};
-    struct tb_payload payload;
+    struct tb_payload payload = {0};
     int rc =
         tb_encode_call_objects(tb_codec_of(module), call_args, kwargs, by_reference ? TB_MAIN_BY_REFERENCE : 0,
                                small, sizeof small, &room, &payload);
@@ -82,7 +84,7 @@ static PyObject *encode_value(PyObject *module, PyObject *value)
     uint8_t small[TD_INLINE_RESULT];
     struct heap_room heap = {0};
     struct tb_room room = {heap_take, heap_drop, NULL, &heap};
-    struct tb_payload payload;
+    struct tb_payload payload = {0};
     int rc = tb_encode_value(tb_codec_of(module), value, small, sizeof small, &room, &payload);
     return payload_bytes(rc, small, &payload, &heap);
 }
@@ -106,7 +108,7 @@ static PyObject *encode_chunk(PyObject *module, PyObject *items)
     uint8_t small[TD_INLINE_ARGS];
     struct heap_room heap = {0};
     struct tb_room room = {heap_take, heap_drop, NULL, &heap};
-    struct tb_payload payload;
+    struct tb_payload payload = {0};
     if (rc == 0)
         rc = tb_chunk_finish(&chunk, small, sizeof small, &room, &payload);
     tb_chunk_fini(&chunk);
@@ -213,10 +215,14 @@ int tb_codec_init(PyObject *module, struct tb_codec *codec)
         (codec->lease_type = make_type(module, &tb_lease_spec)) == NULL ||
         (codec->span_type = make_type(module, &tb_span_spec)) == NULL ||
         (codec->watch_type = make_type(module, &tb_watch_spec)) == NULL ||
-        (codec->birth_type = make_type(module, &tb_birth_spec)) == NULL)
+        (codec->birth_type = make_type(module, &tb_birth_spec)) == NULL ||
+        (codec->shared_type = make_type(module, &tb_shared_spec)) == NULL)
         return -1;
     if (PyModule_AddType(module, codec->watch_type) < 0 || PyModule_AddType(module, codec->birth_type) < 0 ||
-        PyModule_AddFunctions(module, tb_codec_methods) < 0)
+        PyModule_AddType(module, codec->shared_type) < 0 ||
+        PyModule_AddFunctions(module, tb_codec_methods) < 0 ||
+        PyModule_AddFunctions(module, tb_shared_methods) < 0 ||
+        PyModule_AddFunctions(module, tb_array_methods) < 0)
         return -1;
     if (PyModule_AddFunctions(module, tb_worker_methods) < 0)
         return -1;
@@ -230,6 +236,7 @@ int tb_codec_init(PyObject *module, struct tb_codec *codec)
     X(span_type) \
     X(watch_type) \
     X(birth_type) \
+    X(shared_type) \
     X(dump_call) \
     X(dump_result) \
     X(loads) \
@@ -239,6 +246,8 @@ int tb_codec_init(PyObject *module, struct tb_codec *codec)
     X(cannot_load) \
     X(corrupt_data) \
     X(numpy_dtype) \
+    X(numpy.array_type) \
+    X(after_task) \
     X(buffers_keyword)
 /* clang-format on */
 

@@ -19,16 +19,26 @@
  * Part of the module's state (module.c embeds it). Functions of treadle._travel and treadle._remote are imported
  * at their first use. */
 #define TB_SCALAR_KINDS 128u
+/* What arrays are made with (array.c); all NULL until treadle.shared is imported. */
+struct tb_numpy {
+    PyTypeObject *array_type;
+    PyObject *(*descr_from_type)(int type_num);
+    PyObject *(*new_from_descr)(PyTypeObject *type, PyObject *descr, int nd, const Py_ssize_t *dimensions,
+                                const Py_ssize_t *strides, void *data, int flags, PyObject *source);
+    int (*set_base_object)(PyObject *array, PyObject *base);
+};
 struct tb_codec {
-    PyTypeObject *lease_type, *span_type, *watch_type, *birth_type;
+    PyTypeObject *lease_type, *span_type, *watch_type, *birth_type, *shared_type;
     PyObject *dump_call, *dump_result, *loads;               /* treadle._travel */
     PyObject *load_function;                                 /* treadle._named */
     PyObject *dump_exception, *load_exception, *cannot_load; /* treadle._remote */
     PyObject *corrupt_data;                                  /* treadle._errors.CorruptData */
     PyObject *numpy_dtype;                                   /* numpy.dtype */
     PyObject *scalar_types[TB_SCALAR_KINDS];                 /* NumPy's, by the character of each */
-    PyObject *buffers_keyword;                               /* ("buffers",) */
-    uint64_t globals_epoch; /* a worker's: counts changes of globals that came with by-value functions */
+    struct tb_numpy numpy;
+    PyObject *after_task; /* a worker calls it before each reply; NULL: nothing */
+    PyObject *buffers_keyword; /* ("buffers",) */
+    uint64_t globals_epoch;    /* a worker's: counts changes of globals that came with by-value functions */
 };
 
 /* Makes the types, adds Watch to the module, and adds the functions of codec, worker and zygote. Called from the
@@ -50,11 +60,19 @@ struct tb_room {
     void *ctx;
 };
 
+/* References on shared blocks (shared.h). */
+struct tb_holds {
+    td_hold **items;
+    size_t count, room;
+};
+
 /* What was written. In the caller's small buffer when block.data is NULL, else in the block, which is the caller's:
  * pass it to td_pool_submit or td_worker_reply, or drop it. */
 struct tb_payload {
     struct td_block block;
     uint64_t len;
+    struct tb_holds
+        holds; /* of the shared blocks that it names; the caller's, too (tb_holds_fini). Results name none */
 };
 
 /* ---- Encoding ---------------------------------------------------------------------------------------------
@@ -93,6 +111,7 @@ struct tb_chunk {
     size_t used, data_cap;
     struct tb_chunk_item *table;
     size_t table_cap;
+    struct tb_holds holds;
 };
 int tb_chunk_append(struct tb_codec *codec, struct tb_chunk *chunk, PyObject *const *args, Py_ssize_t nargs,
                     unsigned flags);

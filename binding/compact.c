@@ -1,9 +1,10 @@
 /* compact.c: compact values, written and read one by one: None, bool, int, float, str, bytes, NumPy's scalars
- * (scalar.c), and tuples of those.
+ * (scalar.c), arrays of shared memory (array.c), and tuples of those.
  * Invariants  C1 what is measured is what is written: compact values are immutable and of exact built-in types.
  *             C2 bytes that are read are trusted for nothing: what fails a check is CorruptData.
  * Tests  tests/unit/test_codec.py */
 #include "compact.h"
+#include "array.h"
 
 /* ---- Writing ------------------------------------------------------------------------------------------------ */
 
@@ -101,10 +102,11 @@ static enum tb_outcome write_value(struct tb_writer *w, PyObject *value, unsigne
         return write_tag(w, value == Py_True ? TB_TRUE : TB_FALSE);
     if (PyBytes_CheckExact(value))
         return write_run(w, TB_BYTES, PyBytes_AS_STRING(value), (uint64_t)PyBytes_GET_SIZE(value), 1);
-    return tb_write_scalar(w, value);
+    const enum tb_outcome outcome = w->sharing != NULL ? tb_write_array(w, value) : TB_NOT_COMPACT;
+    return outcome == TB_NOT_COMPACT ? tb_write_scalar(w, value) : outcome;
 }
 
-static uint64_t measure_value(PyObject *value, unsigned depth)
+static uint64_t measure_value(PyObject *value, const struct tb_sharing *sharing, unsigned depth)
 {
     if (PyUnicode_CheckExact(value))
         return 11 + (uint64_t)PyUnicode_GET_LENGTH(value) * (unsigned)PyUnicode_KIND(value);
@@ -112,14 +114,14 @@ static uint64_t measure_value(PyObject *value, unsigned depth)
         return 11 + (uint64_t)PyBytes_GET_SIZE(value);
     if (!PyTuple_CheckExact(value)) {
         uint8_t scratch[16];
-        struct tb_writer w = {scratch, scratch + sizeof scratch};
-        return write_value(&w, value, depth) == TB_WROTE ? 11 : 0;
+        struct tb_writer w = {scratch, scratch + sizeof scratch, NULL};
+        return write_value(&w, value, depth) == TB_WROTE ? 11 : tb_measure_array(sharing, value);
     }
     if (PyTuple_GET_SIZE(value) > TB_MAX_TUPLE || depth == TB_MAX_DEPTH)
         return 0;
     uint64_t sum = 2;
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(value); i++) {
-        uint64_t bytes = measure_value(PyTuple_GET_ITEM(value, i), depth + 1);
+        uint64_t bytes = measure_value(PyTuple_GET_ITEM(value, i), sharing, depth + 1);
         if (bytes == 0)
             return 0;
         sum += bytes;
@@ -132,9 +134,9 @@ enum tb_outcome tb_write_value(struct tb_writer *w, PyObject *value)
     return write_value(w, value, 0);
 }
 
-uint64_t tb_measure_value(PyObject *value)
+uint64_t tb_measure_value(PyObject *value, const struct tb_sharing *sharing)
 {
-    return measure_value(value, 0);
+    return measure_value(value, sharing, 0);
 }
 
 /* ---- Reading ------------------------------------------------------------------------------------------------ */
@@ -214,6 +216,8 @@ static PyObject *read_value(struct tb_codec *codec, struct tb_reader *reader, un
         return PyBytes_FromStringAndSize((const char *)item.data, (Py_ssize_t)item.count);
     case TB_SCALAR:
         return tb_make_scalar(codec, &item);
+    case TB_ARRAY:
+        return tb_make_array(codec, &item);
     case TB_TUPLE:
         return read_tuple(codec, reader, item.count, depth);
     default:

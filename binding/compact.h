@@ -7,8 +7,11 @@
 #include "compat.h"
 #include "frame.h"
 
+struct tb_sharing;
+
 struct tb_writer {
     uint8_t *at, *end;
+    const struct tb_sharing *sharing; /* array.h; NULL: arrays of shared memory are not compact here */
 };
 
 /* What came of writing; after the last two the bytes behind the writer's start are garbage. */
@@ -21,7 +24,7 @@ enum tb_outcome tb_write_text(struct tb_writer *w, PyObject *text);
 enum tb_outcome tb_write_scalar(struct tb_writer *w, PyObject *value);
 PyObject *tb_make_scalar(struct tb_codec *codec, const struct tb_item *item);
 /* An upper bound of what tb_write_value needs; 0 when the value is not compact. */
-uint64_t tb_measure_value(PyObject *value);
+uint64_t tb_measure_value(PyObject *value, const struct tb_sharing *sharing);
 /* A new reference; NULL with an exception, the reader anywhere. */
 PyObject *tb_read_value(struct tb_codec *codec, struct tb_reader *reader);
 

@@ -7,8 +7,10 @@
  *             E2 a failed call leaves nothing behind: no block, no reference.
  * Crash       a block not yet submitted belongs to this process's arena and goes with it.
  * Tests  tests/unit/test_codec.py */
+#include "array.h"
 #include "compact.h"
 #include "pickled.h"
+#include "shared.h"
 
 /* ---- Compact calls ---------------------------------------------------------------------------------------- */
 
@@ -45,20 +47,20 @@ static enum tb_outcome write_call(struct tb_writer *w, const struct call *call)
     return outcome;
 }
 
-static uint64_t measure_call(const struct call *call)
+static uint64_t measure_call(const struct call *call, const struct tb_sharing *sharing)
 {
     Py_ssize_t nkw = call_keywords(call);
     uint64_t sum = 3;
     if (call->nargs > 255 || nkw > 255)
         return 0;
     for (Py_ssize_t i = 0; i < call->nargs + nkw; i++) {
-        uint64_t bytes = tb_measure_value(call->args[i]);
+        uint64_t bytes = tb_measure_value(call->args[i], sharing);
         if (bytes == 0)
             return 0;
         sum += bytes;
     }
     for (Py_ssize_t i = 0; i < nkw; i++)
-        sum += tb_measure_value(PyTuple_GET_ITEM(call->kwnames, i));
+        sum += tb_measure_value(PyTuple_GET_ITEM(call->kwnames, i), NULL);
     return sum;
 }
 
@@ -73,24 +75,26 @@ static int take_block(const struct tb_room *room, uint64_t bytes, struct tb_payl
     return 0;
 }
 
-static int emit_pickled(PyObject *pair, uint8_t *small, size_t cap, const struct tb_room *room,
-                        struct tb_payload *out)
+static int emit_pickled(const struct tb_codec *codec, PyObject *pair, uint8_t *small, size_t cap,
+                        const struct tb_room *room, struct tb_payload *out)
 {
     struct tb_pickled p;
     uint8_t *at = small;
     if (tb_pickled_open(&p, pair) < 0)
         return -1;
-    if (p.spans > 0 || p.total > cap) {
-        if (take_block(room, p.total, out) < 0) {
-            Py_DECREF(p.pair);
-            return -1;
-        }
+    int done = tb_holds_add(codec, &out->holds, p.blocks);
+    if (done == 0 && (p.spans > 0 || p.total > cap)) {
+        done = take_block(room, p.total, out);
         at = out->block.data;
     }
-    tb_pickled_write(&p, at, room);
-    out->len = p.total;
+    if (done == 0) {
+        tb_pickled_write(&p, at, room);
+        out->len = p.total;
+    } else {
+        tb_holds_fini(&out->holds);
+    }
     Py_DECREF(p.pair);
-    return 0;
+    return done;
 }
 
 /* ---- Calls and values ------------------------------------------------------------------------------------- */
@@ -147,20 +151,29 @@ int tb_encode_call(struct tb_codec *codec, PyObject *const *args, Py_ssize_t nar
                    struct tb_payload *out)
 {
     struct call call = {args, nargs, kwnames};
-    struct tb_writer w = {small, small + cap};
+    const struct tb_sharing arrays = {codec, &out->holds},
+                            *sharing = codec->numpy.array_type != NULL ? &arrays : NULL;
+    struct tb_writer w = {small, small + cap, sharing};
     enum tb_outcome outcome = write_call(&w, &call);
     out->block = (struct td_block){0};
     if (outcome == TB_WROTE) {
         out->len = (uint64_t)(w.at - small);
         return 0;
     }
-    uint64_t bytes = outcome == TB_NO_FIT ? measure_call(&call) : 0;
+    tb_holds_cut(&out->holds, 0);
+    uint64_t bytes = outcome == TB_NO_FIT ? measure_call(&call, sharing) : 0;
     if (bytes == 0)
-        return emit_pickled(tb_dump_vector(codec, args, nargs, kwnames, flags), small, cap, room, out);
+        return emit_pickled(codec, tb_dump_vector(codec, args, nargs, kwnames, flags), small, cap, room, out);
     if (take_block(room, bytes, out) < 0)
         return -1;
-    w = (struct tb_writer){out->block.data, (uint8_t *)out->block.data + bytes};
-    (void)write_call(&w, &call);
+    w = (struct tb_writer){out->block.data, (uint8_t *)out->block.data + bytes, sharing};
+    outcome = write_call(&w, &call);
+    if (outcome != TB_WROTE) { /* an array that does not lie in shared memory */
+        room->drop(room->ctx, &out->block);
+        out->block = (struct td_block){0};
+        tb_holds_cut(&out->holds, 0);
+        return emit_pickled(codec, tb_dump_vector(codec, args, nargs, kwnames, flags), small, cap, room, out);
+    }
     out->len = (uint64_t)(w.at - (uint8_t *)out->block.data);
     return 0;
 }
@@ -172,27 +185,27 @@ int tb_encode_call_objects(struct tb_codec *codec, PyObject *args, PyObject *kwa
         return tb_encode_call(codec, &PyTuple_GET_ITEM(args, 0), PyTuple_GET_SIZE(args), NULL, flags, small,
                               cap, room, out);
     out->block = (struct td_block){0};
-    return emit_pickled(dump_call(codec, args, kwargs, flags), small, cap, room, out);
+    return emit_pickled(codec, dump_call(codec, args, kwargs, flags), small, cap, room, out);
 }
 
 int tb_encode_value(struct tb_codec *codec, PyObject *value, uint8_t *small, size_t cap,
                     const struct tb_room *room, struct tb_payload *out)
 {
-    struct tb_writer w = {small, small + cap};
+    struct tb_writer w = {small, small + cap, NULL};
     enum tb_outcome outcome = tb_put_value(&w, value);
     out->block = (struct td_block){0};
     if (outcome == TB_WROTE) {
         out->len = (uint64_t)(w.at - small);
         return 0;
     }
-    uint64_t bytes = outcome == TB_NO_FIT ? tb_measure_value(value) : 0;
+    uint64_t bytes = outcome == TB_NO_FIT ? tb_measure_value(value, NULL) : 0;
     if (bytes == 0) {
         PyObject *dump = tb_codec_import(&codec->dump_result, "treadle._travel", "dump_result");
-        return dump == NULL ? -1 : emit_pickled(PyObject_CallOneArg(dump, value), small, cap, room, out);
+        return dump == NULL ? -1 : emit_pickled(codec, PyObject_CallOneArg(dump, value), small, cap, room, out);
     }
     if (take_block(room, bytes, out) < 0)
         return -1;
-    w = (struct tb_writer){out->block.data, (uint8_t *)out->block.data + bytes};
+    w = (struct tb_writer){out->block.data, (uint8_t *)out->block.data + bytes, NULL};
     (void)tb_put_value(&w, value);
     out->len = (uint64_t)(w.at - (uint8_t *)out->block.data);
     return 0;

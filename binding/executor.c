@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "map.h"
+#include "shared.h"
 
 #define FUNCTIONS_MAX                                                                                          \
     1024u /* more than that, and the table starts again: a program that makes functions as it goes */
@@ -195,22 +196,29 @@ static struct tb_function *function_new(struct tb_executor *executor, PyObject *
     return function;
 }
 
-/* The package's _pack_function(callable) gives (bytes, key). key True: it is found by name, for good; a Watch: while
- * that holds; None: not to be remembered. */
+/* The package's _pack_function(callable) gives (bytes, key, blocks): key True: it is found by name, for good; a Watch:
+ * while that holds; None: not to be remembered. blocks: those of shared memory that the bytes name, or None. */
 static int function_intern(struct tb_executor *executor, struct tb_function *function, PyObject **key)
 {
     PyObject *packed = PyObject_CallMethod((PyObject *)executor, "_pack_function", "O", function->callable);
     if (packed == NULL)
         return -1;
-    if (!PyTuple_Check(packed) || PyTuple_GET_SIZE(packed) != 2 ||
+    if (!PyTuple_Check(packed) || PyTuple_GET_SIZE(packed) != 3 ||
         !PyBytes_Check(PyTuple_GET_ITEM(packed, 0))) {
-        PyErr_SetString(PyExc_TypeError, "_pack_function() must return (bytes, key)");
+        PyErr_SetString(PyExc_TypeError, "_pack_function() must return (bytes, key, blocks)");
         Py_DECREF(packed);
         return -1;
     }
-    PyObject *bytes = PyTuple_GET_ITEM(packed, 0);
-    td_status status = td_pool_intern(function->handle->pool, PyBytes_AS_STRING(bytes),
-                                      (uint64_t)PyBytes_GET_SIZE(bytes), &function->number);
+    PyObject *bytes = PyTuple_GET_ITEM(packed, 0), *blocks = PyTuple_GET_ITEM(packed, 2);
+    struct tb_holds holds = {0};
+    if (tb_holds_add(&executor->state->codec, &holds, blocks == Py_None ? NULL : blocks) < 0) {
+        Py_DECREF(packed);
+        return -1;
+    }
+    td_status status = td_pool_intern_holding(function->handle->pool, PyBytes_AS_STRING(bytes),
+                                              (uint64_t)PyBytes_GET_SIZE(bytes), holds.items,
+                                              (uint32_t)holds.count, &function->number);
+    tb_holds_fini(&holds);
     function->interned = status == TD_OK;
     *key = Py_NewRef(PyTuple_GET_ITEM(packed, 1));
     Py_DECREF(packed);
@@ -385,11 +393,14 @@ static int send_call(struct tb_executor *executor, struct tb_function *function,
         .retries = options->retries,
         .name = options->name != NULL ? PyUnicode_AsUTF8(options->name) : NULL,
         .tag = tb_future_tag(future),
+        .holds = payload.holds.items,
+        .hold_count = (uint32_t)payload.holds.count,
     };
     if (options->name != NULL && call.name == NULL)
         PyErr_Clear(); /* it has surrogates */
     td_task *task;
     td_status status = td_pool_submit(pool, &call, &task);
+    tb_holds_fini(&payload.holds);
     if (status == TD_OK) {
         tb_future_adopt(future, task, options->timeout_ns);
         return 0;

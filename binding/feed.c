@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "frame.h"
 #include "map.h"
+#include "shared.h"
 
 #define CHUNK_NS INT64_C(150000)
 #define CHUNK_NS_MAX INT64_C(2000000)
@@ -427,11 +428,14 @@ static int send_chunk(struct tb_map *map, uint64_t first)
         .retries = map->options.retries,
         .name = PyUnicode_AsUTF8(map->name),
         .tag = first,
+        .holds = payload.holds.items,
+        .hold_count = (uint32_t)payload.holds.count,
     };
     if (call.name == NULL)
         PyErr_Clear(); /* it has surrogates */
     td_task *task;
     td_status status = td_pool_submit(pool, &call, &task);
+    tb_holds_fini(&payload.holds);
     if (status == TD_OK)
         return push_task(map, task, items, payload.len);
     if (payload.block.data != NULL)

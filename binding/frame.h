@@ -1,7 +1,8 @@
 /* frame.h: the layout of payloads, and the checked reading of it. Free of Python, so that it can be fuzzed alone.
  *
  * A payload opens with one tag byte.
- *   compact value   TAG data...            None, bool, int, float, str, bytes, NumPy's scalars, tuples of those
+ *   compact value   TAG data...            None, bool, int, float, str, bytes, NumPy's scalars, arrays of shared
+ *                                          memory, tuples of those
  *   call            'C' nargs nkw values   nargs positional values, then nkw pairs of name (a str) and value
  *   pickle          'p' bytes              protocol 5, to the end of the payload
  *   pickle          'P' see tb_pickle      protocol 5 with buffers behind it
@@ -29,6 +30,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "treadle.h"
+
 enum tb_tag {
     TB_NONE = 'N',
     TB_TRUE = 'T',
@@ -41,6 +44,7 @@ enum tb_tag {
     TB_TEXT1 = 's',  /* varint characters of 1 byte (Latin-1) */
     TB_TEXT2 = 't',  /* of 2 bytes */
     TB_TEXT4 = 'u',  /* of 4 bytes */
+    TB_ARRAY = 'A',  /* an array of shared memory, see below */
     TB_TUPLE = '(',  /* one byte: how many values follow */
     TB_SMALL = 0x80, /* 0x80 | n: the int n, 0..127 */
     TB_CALL = 'C',
@@ -55,6 +59,13 @@ enum tb_tag {
 #define TB_MAX_TUPLE 255 /* values in one */
 #define TB_ALIGN 64u     /* of buffers */
 
+/* 'A' type_num ndim flags | struct td_share | u64 start in the block | ndim x i64 lengths | ndim x i64 strides, unless
+ * TB_ARRAY_DENSE */
+#define TB_ARRAY_DIMENSIONS 8u
+#define TB_ARRAY_HEAD (4u + sizeof(struct td_share) + 8u)
+#define TB_ARRAY_DENSE 1u /* its items follow each other, the last index first */
+#define TB_ARRAY_WRITABLE 2u
+
 struct tb_reader {
     const uint8_t *at, *end;
 };
@@ -64,7 +75,7 @@ struct tb_item {
     uint8_t tag;     /* a tb_tag; TB_SMALL and TB_INT4 are given as TB_INT */
     int64_t integer; /* an int; a scalar's character */
     double real;
-    const uint8_t *data; /* text, bytes, and a scalar's */
+    const uint8_t *data; /* text, bytes, a scalar's and an array's */
     uint64_t count;      /* characters, bytes, or a tuple's values */
 };
 
@@ -148,6 +159,19 @@ static inline bool tb_read_scalar(struct tb_reader *reader, struct tb_item *out)
     return true;
 }
 
+/* data: behind the tag. */
+static inline bool tb_read_array(struct tb_reader *reader, struct tb_item *out)
+{
+    if ((uint64_t)(reader->end - reader->at) < TB_ARRAY_HEAD - 1 || reader->at[1] > TB_ARRAY_DIMENSIONS)
+        return false;
+    out->data = reader->at;
+    out->count = TB_ARRAY_HEAD - 1 + reader->at[1] * ((reader->at[2] & TB_ARRAY_DENSE) != 0 ? 8u : 16u);
+    if (out->count > (uint64_t)(reader->end - reader->at))
+        return false;
+    reader->at += out->count;
+    return true;
+}
+
 /* The next value's head; false when the bytes end early or mean nothing. After a tuple its values follow. */
 static inline bool tb_read_item(struct tb_reader *reader, struct tb_item *out)
 {
@@ -194,6 +218,8 @@ static inline bool tb_read_item(struct tb_reader *reader, struct tb_item *out)
         return tb_read_run(reader, 2, out);
     case TB_TEXT4:
         return tb_read_run(reader, 4, out);
+    case TB_ARRAY:
+        return tb_read_array(reader, out);
     case TB_TUPLE:
         if (reader->at == reader->end)
             return false;

@@ -9,11 +9,12 @@
 
 int tb_pickled_measure(struct tb_pickled *p)
 {
-    if (!PyTuple_Check(p->pair) || PyTuple_GET_SIZE(p->pair) != 2 ||
+    if (!PyTuple_Check(p->pair) || PyTuple_GET_SIZE(p->pair) < 2 || PyTuple_GET_SIZE(p->pair) > 3 ||
         !PyBytes_Check(PyTuple_GET_ITEM(p->pair, 0))) {
-        PyErr_SetString(PyExc_TypeError, "a dump must be (bytes, buffers)");
+        PyErr_SetString(PyExc_TypeError, "a dump must be (bytes, buffers) or (bytes, buffers, blocks)");
         return -1;
     }
+    p->blocks = PyTuple_GET_SIZE(p->pair) == 3 ? PyTuple_GET_ITEM(p->pair, 2) : NULL;
     p->bytes = PyTuple_GET_ITEM(p->pair, 0);
     p->buffers = PyTuple_GET_ITEM(p->pair, 1);
     p->pickle_len = (uint64_t)PyBytes_GET_SIZE(p->bytes);

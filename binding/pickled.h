@@ -5,9 +5,10 @@
 #include "codec_internal.h"
 #include "frame.h"
 
-/* What treadle._travel made of an object: (bytes, list of PickleBuffer or None), and its measure. */
+/* What treadle._travel made of an object: (bytes, list of PickleBuffer or None), and where it names shared blocks a
+ * list of those; and its measure. */
 struct tb_pickled {
-    PyObject *pair, *bytes, *buffers;
+    PyObject *pair, *bytes, *buffers, *blocks;
     uint64_t pickle_len, total;
     uint32_t spans;
 };

@@ -190,6 +190,17 @@ static const void *args_of(const struct td_assignment *task)
     return task->args_data != NULL ? task->args_data : task->args.data;
 }
 
+static void call_after_task(struct birth *self)
+{
+    if (self->codec->after_task == NULL)
+        return;
+    PyObject *call = Py_NewRef(self->codec->after_task), *done = PyObject_CallNoArgs(call);
+    if (done == NULL)
+        PyErr_WriteUnraisable(call);
+    Py_XDECREF(done);
+    Py_DECREF(call);
+}
+
 /* Replies, and settles whose the arguments' block is from here on. The lease may be NULL. */
 static td_status reply(struct birth *self, bool ok, const void *small, struct td_block *block, uint64_t len,
                        PyObject *lease)
@@ -199,6 +210,7 @@ static td_status reply(struct birth *self, bool ok, const void *small, struct td
         PyErr_Clear();
         return TD_ECLOSED; /* a child came back from the call that forked it */
     }
+    call_after_task(self);
     bool keep = lease != NULL && tb_lease_is_shared(lease);
     if (keep)
         tb_lease_arm(lease);
@@ -302,7 +314,7 @@ static void output_append_record(struct output *out, PyObject *value)
 static void output_append(struct output *out, PyObject *value)
 {
     uint8_t *data = out->block.data;
-    struct tb_writer w = {data + out->used, data + out->block.capacity};
+    struct tb_writer w = {data + out->used, data + out->block.capacity, NULL};
     if (value != NULL && tb_put_value(&w, value) == TB_WROTE)
         out->used = (uint64_t)(w.at - data);
     else
@@ -697,7 +709,14 @@ static PyObject *zygote_fail(PyObject *module, PyObject *args)
     Py_RETURN_NONE;
 }
 
+static PyObject *after_task(PyObject *module, PyObject *call)
+{
+    Py_XSETREF(tb_codec_of(module)->after_task, call == Py_None ? NULL : Py_NewRef(call));
+    Py_RETURN_NONE;
+}
+
 PyMethodDef tb_worker_methods[] = {
+    {"after_task", after_task, METH_O, PyDoc_STR("after_task(call): called before each reply; None: no more.")},
     {"zygote_serve", zygote_serve, METH_O, PyDoc_STR("The next worker to fork, or None: leave.")},
     {"zygote_forked", zygote_forked, METH_VARARGS, PyDoc_STR("zygote_forked(channel, birth, pid), in both.")},
     {"zygote_fail", zygote_fail, METH_VARARGS, PyDoc_STR("zygote_fail(channel, reason): it cannot start.")},

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import pytest
 import treadle
+import treadle._engine
 from hypothesis import settings
 
 Snapshot = Callable[[], set[str]]
@@ -207,8 +208,20 @@ def mapped_elsewhere() -> set[str]:
     return found
 
 
+def shared_blocks() -> set[str]:
+    """Blocks of shared memory: without one, the memory goes as a whole, with its descriptors."""
+    treadle._engine.shared_trim()
+    info = treadle._engine.shared_info()
+    return {f"{name} {number}" for name in ("blocks", "foreign_blocks") for number in range(info[name])}
+
+
 def pytest_leak_kinds() -> dict[str, Snapshot]:
-    return {"processes": descendants, "descriptors": descriptors, "segments": segments}
+    return {
+        "shared blocks": shared_blocks,
+        "processes": descendants,
+        "descriptors": descriptors,
+        "segments": segments,
+    }
 
 
 def pids(processes: set[str]) -> set[int]:

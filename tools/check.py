@@ -82,7 +82,10 @@ def mypy(root: Path) -> list[list[str]]:
 
 def examples(root: Path) -> list[list[str]]:
     """Each example, with each of the arguments under which it is quick; with none, where nothing is said here."""
-    quick = {"parse_stdlib": (["--limit", "100"], ["--limit", "100", "--kill"])}
+    quick = {
+        "blur_images": (["--megapixels", "0.3", "--frames", "1", "--out", "build"],),
+        "parse_stdlib": (["--limit", "100"], ["--limit", "100", "--kill"]),
+    }
     return [
         ["timeout", str(EXAMPLE_LIMIT_S), PYTHON, "-W", "error", str(path), *arguments]
         for path in sorted(root.glob("examples/*.py"))

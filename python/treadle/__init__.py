@@ -7,6 +7,9 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # as typing has it, whose import takes 5 ms
 if TYPE_CHECKING:
+    from . import shared as shared
+    from ._broadcast import Broadcast as Broadcast
+    from ._broadcast import broadcast as broadcast
     from ._engine import Future as Future
     from ._errors import (
         ArrivalError as ArrivalError,
@@ -75,6 +78,7 @@ _HOME = {
     "FIRST_COMPLETED": "_futures",
     "FIRST_EXCEPTION": "_futures",
     "ForkedPool": "_errors",
+    "Broadcast": "_broadcast",
     "Future": "_engine",
     "NoRoom": "_errors",
     "Pool": "_pool",
@@ -91,14 +95,18 @@ _HOME = {
     "TreadleError": "_errors",
     "WorkerDied": "_errors",
     "as_completed": "_futures",
+    "broadcast": "_broadcast",
     "wait": "_futures",
 }
+
+_MODULES = ("shared",)
 
 __all__ = [
     "ALL_COMPLETED",
     "FIRST_COMPLETED",
     "FIRST_EXCEPTION",
     "ArrivalError",
+    "Broadcast",
     "CorruptData",
     "ForkedPool",
     "Future",
@@ -117,11 +125,17 @@ __all__ = [
     "TreadleError",
     "WorkerDied",
     "as_completed",
+    "broadcast",
+    "shared",
     "wait",
 ]
 
 
 def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        from importlib import import_module
+
+        return import_module(f"{__name__}.{name}")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

@@ -21,7 +21,7 @@ from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleT
 
 from ._arrival import EMPTY, empty_cell, make_cached, make_function, module_named, set_cached, set_function, space_of
 from ._findable import MAIN, is_findable
-from ._travel import collector, mentions_unfindable, plain
+from ._travel import collector, mentions_unfindable, plain, shared_reducers
 
 TYPE_CHECKING = False  # as typing has it, whose import takes 5 ms
 if TYPE_CHECKING:
@@ -143,6 +143,7 @@ class Reducers:
 
     shared: Shared
     spaces: dict[int, dict[str, Any]]
+    by_name: dict[type, Callable[[Any], Any]]  # of shared memory
 
     def reduce_special(self, thing: Any) -> Any:
         """A reduction, None for by name, or MISSING when it is for others to reduce."""
@@ -155,6 +156,8 @@ class Reducers:
             return empty_cell, ()  # its contents are filled in by the function that holds it
         if kind is CodeType:
             return marshal.loads, (code_bytes(thing),)
+        if kind in self.by_name:
+            return self.by_name[kind](thing)
         if kind is memoryview:
             from ._views import reduce_view
 
@@ -271,6 +274,7 @@ class Light(Reducers, Pickler):
         super().__init__(file, 5, buffer_callback=callback)
         self.shared = shared
         self.spaces = {}
+        self.by_name = shared_reducers()
 
     def reducer_override(self, thing: Any) -> Any:
         """Called by the pickler for all but the simplest types."""

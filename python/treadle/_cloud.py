@@ -17,6 +17,7 @@ from cloudpickle import cloudpickle  # type: ignore[import-untyped]
 
 from ._arrival import receive, space_of
 from ._byvalue import MISSING, Reducers, Shared, Space, is_by_name, is_homeless, lookup
+from ._travel import shared_reducers
 
 SPECIAL = (type(None), type(Ellipsis), type(NotImplemented))
 
@@ -28,6 +29,7 @@ class Full(Reducers, cloudpickle.Pickler):  # type: ignore[misc]
         super().__init__(file, 5, buffer_callback=callback)
         self.shared = shared
         self.spaces = {}
+        self.by_name = shared_reducers()
 
     def reducer_override(self, obj: Any) -> Any:
         """Called by the pickler for all but the simplest types."""

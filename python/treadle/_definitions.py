@@ -9,7 +9,6 @@ each time.
 from __future__ import annotations
 
 import io
-import sys
 from _pickle import Pickler
 from types import FunctionType
 
@@ -35,9 +34,9 @@ class ByName(Pickler):
     def __init__(self, file: Any, callback: Callable[[Any], object] | None) -> None:
         super().__init__(file, 5, buffer_callback=callback)
         self.homeless: dict[int, Any] = {}
-        reduction = sys.modules.get("multiprocessing.reduction")
-        if reduction is not None:
-            self.dispatch_table = _travel.reducers(reduction)
+        table = _travel.reducers()
+        if table is not None:
+            self.dispatch_table = table
 
     def reducer_override(self, thing: Any) -> Any:
         """Called by the pickler for all but the simplest types."""

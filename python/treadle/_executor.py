@@ -261,10 +261,10 @@ class ProcessPoolExecutor(_engine.Executor, _maps.Maps, Executor):
         finalizer.atexit = False
         return forwarder.address()
 
-    def _pack_function(self, fn: Callable[..., object]) -> tuple[bytes, Any]:
+    def _pack_function(self, fn: Callable[..., object]) -> tuple[bytes, Any, list[Any] | None]:
         if self._imports is None:
             self._imports = _foresight.imports_of(fn, self._by_reference_main)
-        return _travel.pack_function(fn, self._by_reference_main)
+        return _travel.pack_sharing(fn, self._by_reference_main)
 
     # --- the end
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from . import _byvalue
 
     Dump = tuple[bytes, list[Any]]
+    SharingDump = tuple[bytes, list[Any], list[Any]]
 
 SMALL_BUFFER = 1024  # bytes; below, a copy in the pickle is cheaper than a buffer of its own
 
@@ -32,14 +33,19 @@ _table: dict[type, Any] = {}
 _table_key: tuple[int, int] = (-1, -1)
 
 
-def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any], main_by_reference: bool) -> Dump:
-    """The arguments of a call: the pickle of (args, kwargs) and its large buffers.
+def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any], main_by_reference: bool) -> Dump | SharingDump:
+    """The arguments of a call: the pickle of (args, kwargs), its large buffers, and the shared blocks if it names any.
 
     Raises:
         TravelError: something in them can't be pickled; names it.
     """
+    sharing = sys.modules.get("treadle._sharing")
     try:
-        return dump((args, kwargs), main_by_reference)
+        if sharing is None:
+            return dump((args, kwargs), main_by_reference)
+        with sharing.naming() as blocks:
+            data, buffers = dump((args, kwargs), main_by_reference)
+        return (data, buffers, blocks) if blocks else (data, buffers)
     except Exception as error:
         from ._where import explain_call
 
@@ -97,24 +103,34 @@ def collector(buffers: list[Any] | None) -> Callable[[Any], object] | None:
 
 def plain(value: Any, callback: Callable[[Any], object] | None = None) -> bytes:
     """pickle.dumps, knowing what multiprocessing can send where that is loaded."""
-    reduction = sys.modules.get("multiprocessing.reduction")
-    if reduction is None:
+    table = reducers()
+    if table is None:
         return _dumps(value, 5, buffer_callback=callback)
     file = BytesIO()
     pickler = Pickler(file, 5, buffer_callback=callback)
-    pickler.dispatch_table = reducers(reduction)
+    pickler.dispatch_table = table
     pickler.dump(value)
     return file.getvalue()
 
 
-def reducers(reduction: Any) -> dict[type, Any]:
-    """Copyreg's table and multiprocessing's, in one dict, made again when one of them has grown."""
+def reducers() -> dict[type, Any] | None:
+    """Copyreg's table, multiprocessing's and what names shared arrays, in one dict; None where copyreg's is all."""
     global _table, _table_key
+    reduction = sys.modules.get("multiprocessing.reduction")
+    by_name = shared_reducers()
+    if reduction is None and not by_name:
+        return None
     copyreg = sys.modules["copyreg"].dispatch_table
-    extra = reduction.ForkingPickler._extra_reducers
+    extra = {} if reduction is None else reduction.ForkingPickler._extra_reducers
     if (len(copyreg), len(extra)) != _table_key:
         _table, _table_key = {**copyreg, **extra}, (len(copyreg), len(extra))
-    return _table
+    return {**_table, **by_name} if by_name else _table
+
+
+def shared_reducers() -> dict[type, Any]:
+    """What names arrays of shared memory, where this dump may do that."""
+    sharing = sys.modules.get("treadle._sharing")
+    return {} if sharing is None else sharing.table()
 
 
 def mentions_unfindable(data: bytes) -> bool:
@@ -126,6 +142,15 @@ def mentions_unfindable(data: bytes) -> bool:
 
 
 # --- functions
+
+
+def pack_sharing(function: Callable[..., Any], main_by_reference: bool) -> tuple[bytes, Any, list[Any] | None]:
+    """As pack_function, which may name shared blocks here: those, too."""
+    sharing = sys.modules.get("treadle._sharing")
+    if sharing is None:
+        return (*pack_function(function, main_by_reference), None)
+    with sharing.naming() as blocks:
+        return (*pack_function(function, main_by_reference), blocks)
 
 
 def pack_function(function: Callable[..., Any], main_by_reference: bool) -> tuple[bytes, Any]:
@@ -186,13 +211,17 @@ def watch(shared: _byvalue.Shared) -> Any:
 
 
 def pack_call(function: Callable[..., Any], args: tuple[Any, ...], main_by_reference: bool) -> bytes:
-    """A function and its arguments in one: for load_call.
+    """A function and its arguments in one: for load_call. The caller holds them, and so what shared blocks it names.
 
     Raises:
         TravelError: something in it can't be pickled; names it.
     """
+    sharing = sys.modules.get("treadle._sharing")
     try:
-        return dump_whole((function, args), main_by_reference)
+        if sharing is None:
+            return dump_whole((function, args), main_by_reference)
+        with sharing.naming():
+            return dump_whole((function, args), main_by_reference)
     except Exception as error:
         from ._where import explain
 

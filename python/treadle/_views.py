@@ -16,24 +16,23 @@ def reduce_view(view: memoryview) -> Any:
         TypeError: a view of this format or shape can't be made of bytes.
         ValueError: the view was released.
     """
-    shape = tuple(view.shape or ())
-    if not can_be_made(view.format, view.itemsize, shape):
+    if not is_makeable(view):
         raise TypeError(
-            f"a memoryview of format {view.format!r} and shape {shape} can't be made anew: send what it is a view of"
+            f"a memoryview of format {view.format!r} and shape {view.shape} can't be made anew: send what it is a view of"
         )
     if view.c_contiguous:
         data: Any = PickleBuffer(view)
     else:
         data = bytes(view) if view.readonly else bytearray(view)
-    return make_view, (data, view.format, shape)
+    return make_view, (data, view.format, view.shape)
 
 
-def can_be_made(format: str, itemsize: int, shape: tuple[int, ...]) -> bool:
+def is_makeable(view: memoryview) -> bool:
     """memoryview.cast knows only the formats of one character, and refuses several dimensions without an element."""
-    if 0 in shape and len(shape) > 1:
+    if view.ndim > 1 and view.nbytes == 0:
         return False
     try:
-        return memoryview(bytes(itemsize)).cast(format).nbytes == itemsize  # type: ignore[call-overload,no-any-return]
+        return memoryview(bytes(view.itemsize)).cast(view.format).nbytes == view.itemsize  # type: ignore[call-overload,no-any-return]
     except ValueError:
         return False
 
