@@ -95,6 +95,10 @@ _Static_assert(ATOMIC_INT_LOCK_FREE == 2 && ATOMIC_LLONG_LOCK_FREE == 2 && ATOMI
 #define TD_CACHELINE 64
 #define TD_ALIGNED(bytes) __attribute__((aligned(bytes)))
 
+/* What stands above it is done before what stands below, as a signal or the end of this thread sees it; it orders
+ * nothing for others. */
+#define td_in_program_order() __asm__ __volatile__("" ::: "memory")
+
 /* One turn of a spin loop: lets the other hyperthread run. `isb` rather than `yield` on arm, where `yield` is a
  * no-op on most cores. */
 static inline void td_pause(void)

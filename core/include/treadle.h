@@ -37,7 +37,17 @@ extern "C" {
     X(TD_EOS, -15, "a system call failed (see errno)", "OSError")                                              \
     X(TD_ETHREAD, -16,                                                                                         \
       "no thread or process could be started: ulimit -u, ulimit -v or the cgroup's pids.max allows no more",   \
-      "OSError")
+      "OSError")                                                                                               \
+    X(TD_EHOLDER, -17,                                                                                         \
+      "the lock's holder died while it held it; now this thread holds it: look at what it protects, then "     \
+      "release it",                                                                                            \
+      "LockHolderDied")                                                                                        \
+    X(TD_ENOTHELD, -18, "this thread does not hold the lock: only the thread that acquired it releases it",    \
+      "RuntimeError")                                                                                          \
+    X(TD_EDEADLOCK, -19, "this thread holds the lock already, and would wait for itself", "RuntimeError")      \
+    X(TD_EBARRIER, -20,                                                                                        \
+      "the barrier is broken: a party died or ran into its timeout, or abort() or reset() was called",         \
+      "BrokenBarrier")
 
 typedef enum td_status {
 #define TD_STATUS_ENUM_(name, value, text, exception) name = value,
@@ -123,6 +133,53 @@ struct td_heap_info {
 void td_heap_get_info(struct td_heap_info *out);
 /* Gives the kernel back what the heap keeps warm; all of it, when there is no block. */
 void td_heap_trim(void);
+
+/* ---- Shared memory: locks, flags, barriers, counters ---------------------------------------------------------
+ * Each is a block, used through the hold on it by threads of all processes (of one PID namespace) that have one. Any
+ * function: TD_EPROTO: the block is none of these. */
+
+/* A lock that belongs to the thread which acquired it, until that releases it or ends. TD_ENOSYS: the kernel, or what
+ * emulates it, does not watch threads that hold locks (get_robust_list). */
+td_status td_lock_new(td_hold **out);
+/* TD_OK; TD_EHOLDER: this thread holds it now, and whoever held it before ended without releasing it; TD_EDEADLOCK: it
+ * held it before; TD_ETIMEDOUT, TD_EINTR. A deadline of 0 never sleeps, and is TD_ETIMEDOUT also where this thread holds it.
+ * The block is held until the release. */
+td_status td_lock_acquire_until(td_hold *lock, int64_t deadline_ns);
+/* TD_ENOTHELD: this thread does not hold it. */
+td_status td_lock_release(td_hold *lock);
+/* Releases it so that the next one gets TD_EHOLDER: for whoever got that and can't look at what the lock protects. */
+td_status td_lock_pass_on(td_hold *lock);
+bool td_lock_is_held(const td_hold *lock); /* by whomever */
+
+/* A flag that is waited for. */
+td_status td_flag_new(td_hold **out);
+td_status td_flag_set(td_hold *flag);
+td_status td_flag_clear(td_hold *flag);
+bool td_flag_is_set(const td_hold *flag);
+/* What td_flag_wait_until wants to know: since when the caller has been waiting. */
+uint32_t td_flag_ticket(const td_hold *flag);
+/* TD_OK: it is set, or was since the ticket was taken. TD_ETIMEDOUT, TD_EINTR. */
+td_status td_flag_wait_until(td_hold *flag, uint32_t ticket, int64_t deadline_ns);
+
+/* Where `parties` threads wait for each other, again and again. TD_EINVAL: not 1..TD_MAX_PARTIES; TD_ENOSYS as for locks. */
+#define TD_MAX_PARTIES 4096u
+td_status td_barrier_new(uint32_t parties, td_hold **out);
+/* TD_OK: all have come; the index is another one for each, from 0. TD_EBARRIER: it is broken, by this call where the
+ * deadline has passed. TD_EINTR: a signal arrived; this thread is as if it had never come, until it calls again. */
+td_status td_barrier_wait_until(td_hold *barrier, int64_t deadline_ns, uint32_t *index);
+td_status td_barrier_abort(td_hold *barrier); /* breaks it: for all who wait, and all who come */
+td_status td_barrier_reset(td_hold *barrier); /* whole again; TD_EBARRIER for those who wait */
+struct td_barrier_info {
+    uint32_t parties, waiting;
+    bool broken;
+};
+td_status td_barrier_get_info(td_hold *barrier, struct td_barrier_info *out);
+
+/* A number that wraps around at 64 bits; all operations are in one order that every process sees. */
+td_status td_counter_new(int64_t value, td_hold **out);
+td_status td_counter_add(td_hold *counter, int64_t number, int64_t *sum);
+td_status td_counter_get(const td_hold *counter, int64_t *value);
+td_status td_counter_set(td_hold *counter, int64_t value);
 
 /* ---- The parent: pools ------------------------------------------------------------------------------------ */
 

@@ -7,6 +7,7 @@
 #include "os/futex.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <linux/futex.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -32,4 +33,22 @@ int td_futex_wake(td_atomic_u32 *word, int count, bool shared)
     int operation = FUTEX_WAKE | (shared ? 0 : FUTEX_PRIVATE_FLAG);
     long woken = syscall(SYS_futex, word, operation, count, NULL, NULL, 0);
     return woken > 0 ? (int)woken : 0;
+}
+
+/* FUTEX_WAKE_OP wakes at its first word and changes its second, which are one here. The comparison that it makes besides
+ * could wake one more there; all are awake by then. */
+static void change_and_wake_all(td_atomic_u32 *word, unsigned operation, unsigned bit)
+{
+    const uint32_t change = ((operation | FUTEX_OP_OPARG_SHIFT) << 28) | (FUTEX_OP_CMP_EQ << 24) | (bit << 12);
+    (void)syscall(SYS_futex, word, FUTEX_WAKE_OP, INT_MAX, 0L, word, change);
+}
+
+void td_futex_set_bit_wake_all(td_atomic_u32 *word, unsigned bit)
+{
+    change_and_wake_all(word, FUTEX_OP_OR, bit);
+}
+
+void td_futex_clear_bit_wake_all(td_atomic_u32 *word, unsigned bit)
+{
+    change_and_wake_all(word, FUTEX_OP_ANDN, bit);
 }

@@ -20,4 +20,9 @@ td_status td_futex_wait_until(td_atomic_u32 *word, uint32_t expected, int64_t de
 /* Wakes at most `count` sleepers (INT_MAX: all); the number woken. */
 int td_futex_wake(td_atomic_u32 *word, int count, bool shared);
 
+/* The change of a word in memory of several processes and the waking of all who sleep there, done by the kernel in one
+ * step: a process that is killed has done both or neither. */
+void td_futex_set_bit_wake_all(td_atomic_u32 *word, unsigned bit);
+void td_futex_clear_bit_wake_all(td_atomic_u32 *word, unsigned bit);
+
 #endif
