@@ -14,6 +14,7 @@
 #include "map.h"
 #include "named.h"
 #include "pool.h"
+#include "sync.h"
 #include "threads.h"
 
 struct tb_codec *tb_codec_of(PyObject *module)
@@ -97,6 +98,8 @@ static int module_exec(PyObject *module)
     if (tb_map_init(module, state) < 0 || tb_group_init(module, state) < 0)
         return -1;
     if (tb_dispatch_init(module) < 0 || tb_threads_init(module) < 0 || tb_named_init(module, state) < 0)
+        return -1;
+    if (tb_sync_init(module) < 0)
         return -1;
     return tb_info_init(module);
 }

@@ -12,8 +12,7 @@ struct shared {
     PyObject_HEAD td_hold *hold;
 };
 
-/* Takes over the hold. */
-static PyObject *shared_of(struct tb_codec *codec, td_hold *hold)
+PyObject *tb_shared_of(struct tb_codec *codec, td_hold *hold)
 {
     struct shared *shared = PyObject_New(struct shared, codec->shared_type);
     if (shared == NULL)
@@ -95,7 +94,7 @@ static PyObject *shared_new(PyObject *module, PyObject *args)
     if (bytes > (unsigned long long)PY_SSIZE_T_MAX)
         return PyErr_NoMemory();
     Py_BEGIN_ALLOW_THREADS status = td_hold_new(bytes, zeros != 0, &hold);
-    Py_END_ALLOW_THREADS if (status == TD_OK) return shared_of(&state->codec, hold);
+    Py_END_ALLOW_THREADS if (status == TD_OK) return tb_shared_of(&state->codec, hold);
     (void)tb_raise_status(state, status, NULL);
     return NULL;
 }
@@ -109,7 +108,7 @@ static PyObject *shared_find(PyObject *module, PyObject *args)
         td_hold_find((const void *)(uintptr_t)address, bytes); /* NOLINT(performance-no-int-to-ptr) */
     if (hold == NULL)
         Py_RETURN_NONE;
-    return shared_of(tb_codec_of(module), hold);
+    return tb_shared_of(tb_codec_of(module), hold);
 }
 
 PyObject *tb_shared_open(struct tb_codec *codec, const struct td_share *share)
@@ -117,11 +116,19 @@ PyObject *tb_shared_open(struct tb_codec *codec, const struct td_share *share)
     td_hold *hold = NULL;
     const td_status status = td_share_open(share, &hold);
     if (status == TD_OK)
-        return shared_of(codec, hold);
+        return tb_shared_of(codec, hold);
     if (status == TD_EPROTO)
         (void)tb_codec_corrupt(codec, "a shared array was freed before it arrived, or its process has ended");
     else
         (void)tb_raise_status((struct tb_state *)PyType_GetModuleState(codec->shared_type), status, NULL);
+    return NULL;
+}
+
+td_hold *tb_shared_hold(const struct tb_codec *codec, PyObject *block)
+{
+    if (Py_IS_TYPE(block, codec->shared_type))
+        return ((struct shared *)block)->hold;
+    PyErr_Format(PyExc_TypeError, "a shared block is needed, not %.200s", Py_TYPE(block)->tp_name);
     return NULL;
 }
 

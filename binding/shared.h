@@ -16,6 +16,10 @@ int tb_holds_push(struct tb_holds *holds, td_hold *hold);
 void tb_holds_cut(struct tb_holds *holds, size_t count);
 void tb_holds_fini(struct tb_holds *holds);
 
+/* A hold as a new SharedBlock, which takes it over; NULL with an exception, and it is let go. */
+PyObject *tb_shared_of(struct tb_codec *codec, td_hold *hold);
+/* A SharedBlock's hold, borrowed; NULL with an exception: it is none. */
+td_hold *tb_shared_hold(const struct tb_codec *codec, PyObject *block);
 /* The named block as a new SharedBlock; NULL with an exception. */
 PyObject *tb_shared_open(struct tb_codec *codec, const struct td_share *share);
 void *tb_shared_data(PyObject *block);

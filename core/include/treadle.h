@@ -142,8 +142,8 @@ void td_heap_trim(void);
  * emulates it, does not watch threads that hold locks (get_robust_list). */
 td_status td_lock_new(td_hold **out);
 /* TD_OK; TD_EHOLDER: this thread holds it now, and whoever held it before ended without releasing it; TD_EDEADLOCK: it
- * held it before; TD_ETIMEDOUT, TD_EINTR. A deadline of 0 never sleeps, and is TD_ETIMEDOUT also where this thread holds it.
- * The block is held until the release. */
+ * held it before; TD_ETIMEDOUT, TD_EINTR. A deadline of 0 never sleeps, and is TD_ETIMEDOUT also where this thread
+ * holds it. The block is held until the release. */
 td_status td_lock_acquire_until(td_hold *lock, int64_t deadline_ns);
 /* TD_ENOTHELD: this thread does not hold it. */
 td_status td_lock_release(td_hold *lock);
@@ -161,12 +161,20 @@ uint32_t td_flag_ticket(const td_hold *flag);
 /* TD_OK: it is set, or was since the ticket was taken. TD_ETIMEDOUT, TD_EINTR. */
 td_status td_flag_wait_until(td_hold *flag, uint32_t ticket, int64_t deadline_ns);
 
-/* Where `parties` threads wait for each other, again and again. TD_EINVAL: not 1..TD_MAX_PARTIES; TD_ENOSYS as for locks. */
+/* Where `parties` threads wait for each other, again and again. TD_EINVAL: not 1..TD_MAX_PARTIES; TD_ENOSYS as for
+ * locks. */
 #define TD_MAX_PARTIES 4096u
 td_status td_barrier_new(uint32_t parties, td_hold **out);
 /* TD_OK: all have come; the index is another one for each, from 0. TD_EBARRIER: it is broken, by this call where the
  * deadline has passed. TD_EINTR: a signal arrived; this thread is as if it had never come, until it calls again. */
 td_status td_barrier_wait_until(td_hold *barrier, int64_t deadline_ns, uint32_t *index);
+/* The same for a caller that has something to look at in between: on TD_EINTR, and on TD_EAGAIN when look_ns has passed, the
+ * thread is still there, as *party, and calls again, or leaves. At first, and in the end, that is TD_NO_PARTY. */
+#define TD_NO_PARTY UINT32_MAX
+td_status td_barrier_stay_until(td_hold *barrier, int64_t deadline_ns, int64_t look_ns, uint32_t *party,
+                                uint32_t *index);
+/* TD_EINTR: it has left; else what it was told meanwhile. */
+td_status td_barrier_leave(td_hold *barrier, uint32_t party, uint32_t *index);
 td_status td_barrier_abort(td_hold *barrier); /* breaks it: for all who wait, and all who come */
 td_status td_barrier_reset(td_hold *barrier); /* whole again; TD_EBARRIER for those who wait */
 struct td_barrier_info {

@@ -1,15 +1,15 @@
 /* memory/barrier.c: where threads of all processes wait for each other; the death of one that waits is noticed.
  *
- * One that waits owns a slot: a word that the kernel marks, and wakes for, when its owner dies (os/robust.c). But one can
- * sleep on one word only, and a death is seen for sure only by who sleeps on a word of the dead. So each watches its
- * neighbour: the next slot, around the end, that has an owner; one that is alone watches its own. Whatever the neighbour
- * does then, to die or to leave, changes the word that is slept on.
+ * One that waits owns a slot: a word that the kernel marks, and wakes for, when its owner dies (os/robust.c). But one
+ * can sleep on one word only, and a death is seen for sure only by who sleeps on a word of the dead. So each watches
+ * its neighbour: the next slot, around the end, that has an owner; one that is alone watches its own. Whatever the
+ * neighbour does then, to die or to leave, changes the word that is slept on.
  *
  *   slots   0: A   1: -   2: B   3: C   4: -        A watches B, B watches C, C watches A
  *                                                   D takes slot 1 and nudges B's watcher: A watches D, D watches B
  *
- * A nudge clears WAITED in a word and wakes who sleeps there, in one step of the kernel's (os/futex.c), so that they look
- * again. All else happens under the barrier's lock, an owned word, too: coming, passing, breaking, leaving early.
+ * A nudge clears WAITED in a word and wakes who sleeps there, in one step of the kernel's (os/futex.c), so that they
+ * look again. All else happens under the barrier's lock, an owned word, too: coming, passing, breaking, leaving early.
  *
  *   arrive   [lock] take a slot, WAITING; nudge the neighbour's watcher; the last of the parties: pass [unlock]
  *   wait     until the slot is no longer WAITING: watch the neighbour
@@ -17,20 +17,21 @@
  *   leave    free the slot, and wake who watches it
  *
  * Invariants  B1 a slot's state is changed under the lock, but for its owner's to FREE once it is not WAITING any more.
- *             B2 a waiter that sleeps has WAITED set in the word of its neighbour, and has looked, after it was set, that
- *                this is its neighbour and that its own slot is WAITING.
- *             B3 pass and break are announced (`doing`) before they begin. Who finds the lock's holder dead completes what
- *                was announced, and breaks the barrier otherwise: all pass, or all are told that it is broken.
+ *             B2 a waiter that sleeps has WAITED set in the word of its neighbour, and has looked, after it was set,
+ *                that this is its neighbour and that its own slot is WAITING.
+ *             B3 pass and break are announced (`doing`) before they begin. Who finds the lock's holder dead completes
+ *                what was announced, and breaks the barrier otherwise: all pass, or all are told that it is broken.
  *             B4 who passes or breaks has a slot that others watch, WAITING or VISITING until all are nudged.
  * Proof       that none sleeps for ever beside a dead one. By B2 a sleeper's neighbour word can't change unseen. It
  *             changes (a) when the neighbour dies; then the sleeper looks, takes the lock and breaks the barrier (or
- *             completes, B3). (b) when the neighbour leaves, and whoever leaves has been told that all may: the sleeper's
- *             own slot says so, or the one that was saying so died, and its slot is found in the ring, by this rule.
- *             (c) when it is nudged: a slot was taken in between (look again), or all may go. A wake-up that is lost with
- *             the sleeper that it was for is the kernel's to repeat (I2 of os/robust.c).
- * Ordering    T of os/robust.c for all under the lock. S: state -> release -> acquire by the slot's owner: index, and all that
- *             the others did before they came.
- * Crash       see above. One that dies before it has a slot can't be known; if it held the lock, the next to come finds it.
+ *             completes, B3). (b) when the neighbour leaves, and whoever leaves has been told that all may: the
+ *             sleeper's own slot says so, or the one that was saying so died, and its slot is found in the ring, by
+ *             this rule. (c) when it is nudged: a slot was taken in between (look again), or all may go. A wake-up
+ *             that is lost with the sleeper that it was for is the kernel's to repeat (I2 of os/robust.c).
+ * Ordering    T of os/robust.c for all under the lock. S: state -> release -> acquire by the slot's owner: index, and
+ *             all that the others did before they came.
+ * Crash       see above. One that dies before it has a slot can't be known; if it held the lock, the next to come
+ *             finds it.
  * Not covered a barrier with more than its parties at once: those too many wait for a slot to be left.
  * Tests       tests/memory/test_barrier.c, tests/memory/test_sync_killed.c */
 #include <limits.h>
@@ -54,10 +55,12 @@ struct barrier {
     td_atomic_u32 broken, doing;
     uint32_t unused;
     struct td_robust lock;
-    struct slot slots[]; /* twice the parties, so that who comes again finds one before all have left; and a visitor */
+    struct slot
+        slots[]; /* twice the parties, so that who comes again finds one before all have left; and a visitor */
 };
 
-_Static_assert(sizeof(struct slot) == TD_CACHELINE && sizeof(struct barrier) == TD_CACHELINE, "slots are aligned");
+_Static_assert(sizeof(struct slot) == TD_CACHELINE && sizeof(struct barrier) == TD_CACHELINE,
+               "slots are aligned");
 
 /* A barrier as this call has found it: the counts are checked against the block, and not read again. */
 struct ring {
@@ -101,7 +104,8 @@ static uint32_t word_of(const struct slot *slot)
 static bool is_news(const struct slot *slot)
 {
     const uint32_t word = word_of(slot), state = state_of(slot);
-    return td_robust_owner(word) == 0 && (word & TD_ROBUST_DIED) != 0 && (state == WAITING || state == VISITING);
+    return td_robust_owner(word) == 0 && (word & TD_ROBUST_DIED) != 0 &&
+           (state == WAITING || state == VISITING);
 }
 
 /* ---- Under the lock ---------------------------------------------------------------------------------------- */
@@ -312,39 +316,79 @@ static td_status await_end(struct ring *ring, struct slot *mine, int64_t deadlin
     return TD_OK;
 }
 
-/* One that goes before the end, unless that has come meanwhile. */
-static td_status give_up(struct ring *ring, struct slot *mine, td_status why)
+/* The end of a wait: the index, or what was told instead. */
+static td_status depart(struct slot *mine, uint32_t *index)
 {
-    enter_surely(ring, mine);
-    if (state_of(mine) != WAITING)
-        why = TD_OK;
-    else if (why == TD_EINTR)
-        free_slot(mine);
-    else
-        end_locked(ring, mine, BREAKING);
-    leave(ring);
-    return why;
-}
-
-td_status td_barrier_wait_until(td_hold *hold, int64_t deadline_ns, uint32_t *index)
-{
-    struct ring ring;
-    struct slot *mine = NULL;
-    td_status status = peek(hold, &ring);
-    if (status == TD_OK)
-        status = arrive(&ring, deadline_ns, &mine);
-    if (status == TD_ETIMEDOUT)
-        return td_barrier_abort(hold) == TD_OK ? TD_EBARRIER : status;
-    if (status != TD_OK)
-        return status;
-    status = await_end(&ring, mine, deadline_ns);
-    if (status != TD_OK && give_up(&ring, mine, status) == TD_EINTR)
-        return TD_EINTR;
     const bool passed = state_of(mine) == PASSED;
     if (passed)
         *index = mine->index;
     free_slot(mine);
     return passed ? TD_OK : TD_EBARRIER;
+}
+
+/* One that goes before the end, unless that has come meanwhile. */
+static td_status give_up(struct ring *ring, struct slot *mine, bool breaking, uint32_t *index)
+{
+    td_status status = TD_EINTR;
+    enter_surely(ring, mine);
+    if (breaking && state_of(mine) == WAITING)
+        end_locked(ring, mine, BREAKING);
+    if (state_of(mine) == WAITING)
+        free_slot(mine);
+    else
+        status = depart(mine, index);
+    leave(ring);
+    return status;
+}
+
+/* The slot of a party that has come; NULL: it is not this thread's. */
+static struct slot *slot_of(const struct ring *ring, uint32_t party)
+{
+    struct slot *slot = party < ring->count ? &ring->barrier->slots[party] : NULL;
+    return slot != NULL && td_robust_is_mine(&slot->robust) ? slot : NULL;
+}
+
+td_status td_barrier_stay_until(td_hold *hold, int64_t deadline_ns, int64_t look_ns, uint32_t *party,
+                                uint32_t *index)
+{
+    struct ring ring;
+    struct slot *mine = NULL;
+    td_status status = peek(hold, &ring);
+    if (status != TD_OK)
+        return status;
+    if (*party != TD_NO_PARTY && (mine = slot_of(&ring, *party)) == NULL)
+        return TD_EINVAL;
+    if (mine == NULL)
+        status = arrive(&ring, deadline_ns, &mine);
+    if (status == TD_ETIMEDOUT) {
+        (void)td_barrier_abort(hold);
+        return TD_EBARRIER;
+    }
+    if (status != TD_OK)
+        return status;
+    *party = (uint32_t)(mine - ring.barrier->slots);
+    status = await_end(&ring, mine, look_ns < deadline_ns ? look_ns : deadline_ns);
+    if (status == TD_ETIMEDOUT && look_ns < deadline_ns)
+        return TD_EAGAIN;
+    if (status == TD_EINTR)
+        return status;
+    *party = TD_NO_PARTY;
+    return status == TD_OK ? depart(mine, index) : give_up(&ring, mine, true, index);
+}
+
+td_status td_barrier_leave(td_hold *hold, uint32_t party, uint32_t *index)
+{
+    struct ring ring;
+    const td_status status = peek(hold, &ring);
+    struct slot *mine = status == TD_OK ? slot_of(&ring, party) : NULL;
+    return mine != NULL ? give_up(&ring, mine, false, index) : TD_EINVAL;
+}
+
+td_status td_barrier_wait_until(td_hold *hold, int64_t deadline_ns, uint32_t *index)
+{
+    uint32_t party = TD_NO_PARTY;
+    const td_status status = td_barrier_stay_until(hold, deadline_ns, TD_FOREVER, &party, index);
+    return party != TD_NO_PARTY ? td_barrier_leave(hold, party, index) : status;
 }
 
 /* ---- Visiting ---------------------------------------------------------------------------------------------- */

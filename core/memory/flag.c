@@ -6,8 +6,8 @@
  *     31 .............. 1   0
  *     times it was cleared  set
  *
- * Invariants  M1 the flag is set and its sleepers are woken in one step of the kernel's (os/futex.c): there is no moment
- *                at which a process can die and leave it set and them asleep.
+ * Invariants  M1 the flag is set and its sleepers are woken in one step of the kernel's (os/futex.c): there is no
+ *                moment at which a process can die and leave it set and them asleep.
  *             M2 a waiter sleeps only while the word is what it was when it came.
  * Ordering    M: what was done before the set -> release in set -> acquire of whoever sees the word.
  * Crash       nothing is held.   Tests  tests/memory/test_flag.c */
@@ -38,9 +38,7 @@ td_status td_flag_set(td_hold *hold)
     td_atomic_u32 *word = word_of(hold);
     if (word == NULL)
         return TD_EPROTO;
-    const uint32_t seen =
-        TD_EDGE(flag_M, td_atomic_fetch_or_acqrel, td_atomic_fetch_or_relaxed)(word, 0); /* M */
-    if ((seen & SET) == 0)
+    if ((td_atomic_fetch_or_acqrel(word, 0) & SET) == 0) /* M */
         td_futex_set_bit_wake_all(word, 0);
     return TD_OK;
 }

@@ -35,8 +35,8 @@ int td_futex_wake(td_atomic_u32 *word, int count, bool shared)
     return woken > 0 ? (int)woken : 0;
 }
 
-/* FUTEX_WAKE_OP wakes at its first word and changes its second, which are one here. The comparison that it makes besides
- * could wake one more there; all are awake by then. */
+/* FUTEX_WAKE_OP wakes at its first word and changes its second, which are one here. The comparison that it makes
+ * besides could wake one more there; all are awake by then. */
 static void change_and_wake_all(td_atomic_u32 *word, unsigned operation, unsigned bit)
 {
     const uint32_t change = ((operation | FUTEX_OP_OPARG_SHIFT) << 28) | (FUTEX_OP_CMP_EQ << 24) | (bit << 12);

@@ -1,10 +1,10 @@
 /* os/robust.c: owned words, by the kernel's list of what a thread holds (set_robust_list(2)).
  *
  * A thread has one such list. The C library keeps its robust mutexes there, and we ours, linked as it links them: the
- * entries' layout is that of its mutex (prev, next, and the word 32 bytes before `next`), so that each can unlink its own
- * between the other's. When a thread ends, by whatever cause, also at an execve, the kernel goes through the list and sets
- * DIED in each word that names the thread, and wakes one sleeper if WAITED is set there. The entry in list_op_pending is
- * treated so, too, linked or not; and where its word names nobody it wakes one sleeper as well.
+ * entries' layout is that of its mutex (prev, next, and the word 32 bytes before `next`), so that each can unlink its
+ * own between the other's. When a thread ends, by whatever cause, also at an execve, the kernel goes through the list
+ * and sets DIED in each word that names the thread, and wakes one sleeper if WAITED is set there. The entry in
+ * list_op_pending is treated so, too, linked or not; and where its word names nobody it wakes one sleeper as well.
  *
  *   take   pending = entry; word 0 -> me; link; pending = none
  *   free   pending = entry; unlink; word -> 0; wake; pending = none
@@ -15,11 +15,11 @@
  *             I2 where a word is free and somebody sleeps there, a wake-up is on its way: who freed it has it pending
  *                until it has woken, and who was woken until it has taken the word. Either one's death makes the kernel
  *                wake the next.
- *             I3 WAITED is set in a word that is owned and slept at; who takes a word after a sleep sets it, for there may
- *                be others.
+ *             I3 WAITED is set in a word that is owned and slept at; who takes a word after a sleep sets it, for there
+ *                may be others.
  *             I4 an entry's prev and next are written while its word is owned, or by the owner's own neighbours.
- * Ordering    T: what the owner did -> release in free -> acquire in take. After a death the kernel's change is as good:
- *             the dead thread did nothing after it.
+ * Ordering    T: what the owner did -> release in free -> acquire in take. After a death the kernel's change is as
+ *             good: the dead thread did nothing after it.
  * Crash       see above. A thread can own 2048 words; the kernel doesn't look at more.
  * Fork        A child owns nothing: its thread has another number and an empty list.
  * Not covered threads of another PID namespace, whose numbers mean others.   Tests  tests/os/test_robust.c */
@@ -30,6 +30,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <sys/random.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -37,7 +38,8 @@
 
 #define WORD_FROM_NEXT (-32)
 
-_Static_assert((int)offsetof(struct td_robust, word) - (int)offsetof(struct td_robust, next) == WORD_FROM_NEXT &&
+_Static_assert((int)offsetof(struct td_robust, word) - (int)offsetof(struct td_robust, next) ==
+                       WORD_FROM_NEXT &&
                    offsetof(struct td_robust, next) - offsetof(struct td_robust, prev) == sizeof(void *),
                "the layout of the C library's mutex");
 _Static_assert(TD_ROBUST_WAITED == FUTEX_WAITERS && TD_ROBUST_DIED == FUTEX_OWNER_DIED &&
@@ -45,10 +47,12 @@ _Static_assert(TD_ROBUST_WAITED == FUTEX_WAITERS && TD_ROBUST_DIED == FUTEX_OWNE
                "the kernel's");
 
 static td_atomic_u32 generation = 1; /* of processes: one more in each forked child */
+static td_atomic_u64 process;        /* its number; 0: not drawn yet */
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-/* The calling thread, as it last asked. */
-static _Thread_local struct self {
+/* The calling thread, as it last asked. In the block of thread variables that is there from the start: quick to
+ * find. */
+static _Thread_local __attribute__((tls_model("initial-exec"))) struct self {
     struct robust_list_head *head;
     uint32_t tid, generation;
 } self;
@@ -56,6 +60,7 @@ static _Thread_local struct self {
 void td_robust_after_fork_child(void)
 {
     td_atomic_fetch_add_relaxed(&generation, 1);
+    td_atomic_store_relaxed(&process, 0);
 }
 
 static void watch_forks(void)
@@ -80,6 +85,16 @@ static struct self *ask(void)
 static inline struct self *me(void)
 {
     return self.generation == td_atomic_load_relaxed(&generation) ? &self : ask();
+}
+
+uint64_t td_robust_process(void)
+{
+    uint64_t number = td_atomic_load_relaxed(&process), drawn;
+    if (number != 0)
+        return number;
+    while (getrandom(&drawn, sizeof drawn, 0) != (ssize_t)sizeof drawn || drawn == 0) {
+    }
+    return td_atomic_cas_strong_relaxed(&process, &number, drawn) ? drawn : number;
 }
 
 td_status td_robust_check(void)
@@ -139,7 +154,7 @@ static td_status take_pending(uint32_t tid, td_atomic_u32 *word, int64_t deadlin
         if (td_robust_owner(seen) == tid)
             return TD_EDEADLOCK;
         const uint32_t wanted =
-            is_free ? tid | waited | (seen & TD_ROBUST_WAITED) : seen | TD_ROBUST_WAITED; /* I3 */
+            is_free ? tid | waited | (seen & TD_ROBUST_WAITED) : seen | TD_ROBUST_WAITED;   /* I3 */
         if ((is_free || wanted != seen) && !td_atomic_cas_weak_acqrel(word, &seen, wanted)) /* T */
             continue;
         if (is_free) {
@@ -168,15 +183,21 @@ td_status td_robust_take_until(struct td_robust *robust, int64_t deadline_ns)
     return died ? TD_EHOLDER : status;
 }
 
+bool td_robust_is_mine(const struct td_robust *robust)
+{
+    const struct self *thread = me();
+    return thread != NULL && td_robust_owner(td_atomic_load_relaxed(&robust->word)) == thread->tid;
+}
+
 td_status td_robust_free(struct td_robust *robust, int wake, bool died)
 {
-    struct self *thread = me();
-    if (thread == NULL || td_robust_owner(td_atomic_load_relaxed(&robust->word)) != thread->tid)
+    if (!td_robust_is_mine(robust))
         return TD_ENOTHELD;
+    struct self *thread = me();
     set_pending(thread, robust);
     unlink_entry(robust);
-    const uint32_t seen = TD_EDGE(robust_T, td_atomic_exchange_acqrel, td_atomic_exchange_relaxed)(
-        &robust->word, died ? TD_ROBUST_DIED : 0); /* T */
+    const uint32_t seen = TD_EDGE(robust_T, td_atomic_exchange_acqrel,
+                                  td_atomic_exchange_relaxed)(&robust->word, died ? TD_ROBUST_DIED : 0); /* T */
     if ((seen & TD_ROBUST_WAITED) != 0)
         (void)td_futex_wake(&robust->word, wake, true);
     set_pending(thread, NULL);

@@ -1,4 +1,5 @@
-/* os/robust.h: words that a thread owns, in memory of several processes, and that the kernel marks when the thread ends. */
+/* os/robust.h: words that a thread owns, in memory of several processes, and that the kernel marks when the thread
+ * ends. */
 #ifndef TD_OS_ROBUST_H
 #define TD_OS_ROBUST_H
 
@@ -24,17 +25,22 @@ struct td_robust {
 /* TD_ENOSYS: this can't be had here. */
 td_status td_robust_check(void);
 
-/* TD_OK: this thread owns it. TD_EHOLDER: it does, and the owner before has ended without freeing it, or passed that on.
- * TD_EDEADLOCK: it did before; TD_ETIMEDOUT; TD_EINTR; TD_ENOSYS. A deadline of 0 never sleeps. */
+/* TD_OK: this thread owns it. TD_EHOLDER: it does, and the owner before has ended without freeing it, or passed that
+ * on. TD_EDEADLOCK: it did before; TD_ETIMEDOUT; TD_EINTR; TD_ENOSYS. A deadline of 0 never sleeps. */
 td_status td_robust_take_until(struct td_robust *robust, int64_t deadline_ns);
-/* Frees it and wakes up to `wake` sleepers; `died`: the next one gets TD_EHOLDER. TD_ENOTHELD: it is not this thread's. */
+bool td_robust_is_mine(const struct td_robust *robust);
+/* Frees it and wakes up to `wake` sleepers; `died`: the next one gets TD_EHOLDER. TD_ENOTHELD: it is not this
+ * thread's. */
 td_status td_robust_free(struct td_robust *robust, int wake, bool died);
 
-/* Sleeps while the word is `seen`, which has TD_ROBUST_WAITED and perhaps an owner. Others who sleep there are woken with
- * this thread. TD_OK: look again; TD_ETIMEDOUT, TD_EINTR, TD_ENOSYS. */
+/* Sleeps while the word is `seen`, which has TD_ROBUST_WAITED and perhaps an owner. Others who sleep there are woken
+ * with this thread. TD_OK: look again; TD_ETIMEDOUT, TD_EINTR, TD_ENOSYS. */
 td_status td_robust_watch_until(struct td_robust *robust, uint32_t seen, int64_t deadline_ns);
 /* Sends all who sleep there to look again: TD_ROBUST_WAITED is cleared. */
 void td_robust_nudge(struct td_robust *robust);
+
+/* A number that no other process has, nor had; another one in each forked child. */
+uint64_t td_robust_process(void);
 
 /* In a forked child that the C library did not make. */
 void td_robust_after_fork_child(void);

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "base/option.h"
+#include "os/robust.h"
 #include "pool/zygote.h"
 
 #define BARREN_DEATHS_MOST 10u
@@ -81,6 +82,7 @@ static void after_fork_in_child(void)
 /* For children that the C library did not make, so that its handlers did not run. */
 void td_after_fork_child(void)
 {
+    td_robust_after_fork_child();
     if (home != 0 && home != getpid()) {
         after_fork_in_child();
         td_heap_after_fork_child();

@@ -15,10 +15,16 @@ if TYPE_CHECKING:
         ArrivalError as ArrivalError,
     )
     from ._errors import (
+        BrokenBarrier as BrokenBarrier,
+    )
+    from ._errors import (
         CorruptData as CorruptData,
     )
     from ._errors import (
         ForkedPool as ForkedPool,
+    )
+    from ._errors import (
+        LockHolderDied as LockHolderDied,
     )
     from ._errors import (
         NoRoom as NoRoom,
@@ -74,12 +80,14 @@ __version__ = "0.1.0"
 _HOME = {
     "ALL_COMPLETED": "_futures",
     "ArrivalError": "_errors",
+    "BrokenBarrier": "_errors",
     "CorruptData": "_errors",
     "FIRST_COMPLETED": "_futures",
     "FIRST_EXCEPTION": "_futures",
     "ForkedPool": "_errors",
     "Broadcast": "_broadcast",
     "Future": "_engine",
+    "LockHolderDied": "_errors",
     "NoRoom": "_errors",
     "Pool": "_pool",
     "PoolBroken": "_errors",
@@ -107,9 +115,11 @@ __all__ = [
     "FIRST_EXCEPTION",
     "ArrivalError",
     "Broadcast",
+    "BrokenBarrier",
     "CorruptData",
     "ForkedPool",
     "Future",
+    "LockHolderDied",
     "NoRoom",
     "Pool",
     "PoolBroken",

@@ -68,6 +68,17 @@ class CorruptData(TreadleError, RuntimeError):
     __module__ = "treadle"
 
 
+class LockHolderDied(TreadleError, RuntimeError):
+    """Who held a `treadle.shared.Lock` ended without releasing it. A `RuntimeError`.
+
+    `acquire()` raises it once and has the lock then: look at what the lock protects, which may be half done, and
+    release it. `with` raises it without the lock, and so it does for all who come after, until one has taken the lock
+    with `acquire()`.
+    """
+
+    __module__ = "treadle"
+
+
 class RemoteTraceback(Exception):
     """The cause of an exception that a worker raised: its text is the worker's traceback."""
 
@@ -86,14 +97,17 @@ if TYPE_CHECKING:
     from ._broken import ArrivalError as ArrivalError
     from ._broken import PoolBroken as PoolBroken
     from ._broken import WorkerDied as WorkerDied
+    from ._sync import BrokenBarrier as BrokenBarrier
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("ArrivalError", "PoolBroken", "WorkerDied"):
+    if name in ("ArrivalError", "PoolBroken", "WorkerDied"):
+        from . import _broken as home
+    elif name == "BrokenBarrier":
+        from . import _sync as home  # type: ignore[no-redef]
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import _broken
-
-    value = getattr(_broken, name)
+    value = getattr(home, name)
     globals()[name] = value
     return value
 
@@ -151,6 +165,28 @@ def pool_forked() -> BaseException:
     return ForkedPool(
         "this pool was started before os.fork() and belongs to the parent process: make a new one in the child, "
         "or submit nothing before the fork (a pool that has not started yet works in the child)"
+    )
+
+
+def lock_holder_died(in_with: bool) -> BaseException:
+    """The error of acquiring a lock whose holder has died."""
+    if in_with:
+        return LockHolderDied(
+            "the process or thread that held this lock ended without releasing it, and what the lock protects may be "
+            "half done. `with` has not taken it: call acquire(), which raises this too but holds the lock then, look "
+            "after what it protects, and release()"
+        )
+    return LockHolderDied(
+        "the process or thread that held this lock ended without releasing it, and what the lock protects may be half "
+        "done. This thread holds it now: look after that, and release()"
+    )
+
+
+def only_to_tasks(name: str) -> BaseException:
+    """The error of pickling what stands for a place in shared memory, where nobody would keep that place."""
+    return TypeError(
+        f"a treadle.shared.{name} can only be passed to tasks, in their arguments or in what their function refers to: "
+        "it can't be pickled otherwise, copied, or returned"
     )
 
 

@@ -45,13 +45,24 @@ class naming:
 
 
 def table() -> dict[type, Callable[[Any], Any]]:
-    """What reduces arrays and memoryviews by name, by exact type; empty where nobody collects."""
+    """What reduces arrays, memoryviews, locks and their kind by name, by exact type; empty where nobody collects."""
     if _names.blocks is None:
         return {}
+    found: dict[type, Callable[[Any], Any]] = {memoryview: reduce_view}
     numpy = sys.modules.get("numpy")
-    if numpy is None:
-        return {memoryview: reduce_view}
-    return {memoryview: reduce_view, numpy.ndarray: reduce_array}
+    if numpy is not None:
+        found[numpy.ndarray] = reduce_array
+    sync = sys.modules.get("treadle._sync")
+    if sync is not None:
+        found.update(sync.REDUCERS)
+    return found
+
+
+def name_block(block: SharedBlock) -> bytes:
+    """The name of a block, which is noted; for reducers in the table."""
+    if _names.blocks is not None:
+        _names.blocks.append(block)
+    return block.name()
 
 
 def _find(extent: tuple[int, int, int] | None) -> SharedBlock | None:

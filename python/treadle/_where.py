@@ -125,6 +125,8 @@ def parts_of_function(function: FunctionType) -> Iterator[Part]:
 
 def attributes(value: Any) -> Iterator[Part]:
     """Instance attributes, slots included."""
+    if type(value).__module__ == "treadle.shared":
+        return  # what it says of itself is enough
     if hasattr(type(value), "func") and hasattr(value, "keywords"):  # functools.partial
         yield ".func", value.func
         yield ".args", value.args

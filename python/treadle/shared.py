@@ -29,6 +29,10 @@ import numpy as np
 
 from . import _engine, _views
 from . import _sharing as _sharing  # from here on arrays travel by reference
+from ._engine import Lock as Lock
+from ._sync import Barrier as Barrier
+from ._sync import Counter as Counter
+from ._sync import Event as Event
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -41,7 +45,21 @@ T = TypeVar("T")
 _core = getattr(np, "_core", None) or getattr(np, "core")  # noqa: B009  (NumPy 2 and 1)
 _engine.use_numpy(np.ndarray, _core._multiarray_umath._ARRAY_API)
 
-__all__ = ["array", "copy", "empty", "empty_like", "full", "info", "ones", "share", "zeros"]
+__all__ = [
+    "Barrier",
+    "Counter",
+    "Event",
+    "Lock",
+    "array",
+    "copy",
+    "empty",
+    "empty_like",
+    "full",
+    "info",
+    "ones",
+    "share",
+    "zeros",
+]
 
 
 def _new(shape: Any, dtype: DTypeLike | None, order: str | None, clear: bool) -> NDArray[Any]:

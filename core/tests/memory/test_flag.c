@@ -114,7 +114,7 @@ static void *run_second(void *context)
     return NULL;
 }
 
-TD_TEST(what_was_done_before_it_is_set_is_seen_by_who_waited) /* flag_M */
+TD_TEST(what_was_done_before_it_is_set_is_seen_by_who_waited)
 {
     struct relay relay = {.flags = {made(), made()}};
     pthread_t thread;

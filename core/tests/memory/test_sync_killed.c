@@ -1,5 +1,5 @@
-/* tests/memory/test_sync_killed.c: processes that use a lock or a barrier are killed at any moment, and those left never
- * wait for them. A wait that never ends is found by the test's deadline. */
+/* tests/memory/test_sync_killed.c: processes that use a lock or a barrier are killed at any moment, and those left
+ * never wait for them. A wait that never ends is found by the test's deadline. */
 #include "tests/memory/peers.h"
 
 static uint64_t below(uint64_t bound)

@@ -45,7 +45,7 @@ static void mutexes_init(struct shelf *shelf)
     }
 }
 
-/* Leaves with the two last of each. */
+/* Ends with the two last of each. */
 static void *take_all_and_end(void *context)
 {
     struct shelf *shelf = context;
@@ -55,7 +55,9 @@ static void *take_all_and_end(void *context)
     }
     CHECK_OK(td_robust_free(&shelf->ours[1], 1, false));
     pthread_mutex_unlock(&shelf->theirs[1]);
+    pthread_mutex_unlock(&shelf->theirs[2]);
     CHECK_EQ(pthread_mutex_lock(&shelf->theirs[1]), 0);
+    CHECK_EQ(pthread_mutex_lock(&shelf->theirs[2]), 0);
     CHECK_OK(td_robust_take_until(&shelf->ours[1], 0));
     pthread_mutex_unlock(&shelf->theirs[0]);
     CHECK_OK(td_robust_free(&shelf->ours[0], 1, false));
