@@ -36,7 +36,7 @@ struct tb_codec {
     PyObject *numpy_dtype;                                   /* numpy.dtype */
     PyObject *scalar_types[TB_SCALAR_KINDS];                 /* NumPy's, by the character of each */
     struct tb_numpy numpy;
-    PyObject *after_task; /* a worker calls it before each reply; NULL: nothing */
+    PyObject *after_task;      /* a worker calls it before each reply; NULL: nothing */
     PyObject *buffers_keyword; /* ("buffers",) */
     uint64_t globals_epoch;    /* a worker's: counts changes of globals that came with by-value functions */
 };
@@ -167,7 +167,7 @@ bool tb_watch_check(const struct tb_codec *codec, PyObject *object);
 /* True while nothing of what the function refers to has changed. Never raises. ~20 ns for a small function. */
 bool tb_watch_holds(PyObject *watch);
 
-/* ---- Worker and zygote: module functions (worker.c, fork.c) ----------------------------------------------- */
+/* ---- Worker and zygote: module functions (birth.c, fork.c) ------------------------------------------------ */
 extern PyMethodDef tb_worker_methods[];
 extern PyMethodDef tb_fork_methods[];
 

@@ -1,4 +1,4 @@
-/* worker.c: a worker's loop, and the zygote's calls, as seen from Python.
+/* worker.c: a worker's loop, as seen from Python.
  *
  * The loop stays in C from one task to the next: take an assignment, find the function by its number, make its
  * arguments on the C stack, call, write the result into the slot or a block of the worker's arena, reply.
@@ -9,35 +9,14 @@
  * Crash       what was not published is lost with the worker; the parent sees the death.
  * Tests  tests/unit/test_worker.py */
 #include <time.h>
-#include <unistd.h>
 
+#include "birth.h"
 #include "compact.h"
-#include "heed.h"
 #include "module.h"
 
-#define FUNCTIONS 256u     /* slots of the table of callables, a power of two */
 #define RECORD_ROOM 256u   /* bytes that an item's record can count on */
 #define CHUNK_BLOCK 2048u  /* bytes of a chunk's first block, at least */
 #define BYTES_PER_ITEM 16u /* of it for each item: a small result's record */
-
-struct function {
-    uint32_t number;
-    PyObject *callable; /* NULL: the slot is free */
-    PyObject *refresh;  /* puts the globals back that it came with; NULL: it came with none */
-    uint64_t epoch;     /* of the globals that it was last used with */
-};
-
-/* A birth, and from attach() on the worker that came of it. */
-struct birth {
-    PyObject_HEAD struct td_birth birth;
-    td_worker *worker; /* NULL before attach */
-    struct tb_codec *codec;
-    PyObject *sys_dict, *name_stdout, *name_stderr, *name_flush;
-    bool interrupted; /* the running assignment was told to stop */
-    bool disowned;    /* a child that a task forked: the worker is its parent */
-    int64_t flushed_at;
-    struct function functions[FUNCTIONS];
-};
 
 /* ---- Output ----------------------------------------------------------------------------------------------- */
 
@@ -49,7 +28,7 @@ static int64_t coarse_now(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-static void flush_one(struct birth *self, PyObject *name)
+static void flush_one(struct tb_birth *self, PyObject *name)
 {
     PyObject *stream = Py_XNewRef(PyDict_GetItemWithError(self->sys_dict, name));
     if (stream != NULL && stream != Py_None) {
@@ -60,7 +39,7 @@ static void flush_one(struct birth *self, PyObject *name)
     PyErr_Clear(); /* a stream that the task closed or broke is the task's affair */
 }
 
-static void flush_output(struct birth *self)
+static void flush_output(struct tb_birth *self)
 {
     flush_one(self, self->name_stdout);
     flush_one(self, self->name_stderr);
@@ -69,7 +48,7 @@ static void flush_output(struct birth *self)
 /* ---- Functions -------------------------------------------------------------------------------------------- */
 
 /* Makes the callable from its bytes: (callable, refresh or None), into the slot. */
-static int load_function(struct birth *self, const struct td_assignment *task, struct function *slot)
+static int load_function(struct tb_birth *self, const struct td_assignment *task, struct tb_function *slot)
 {
     PyObject *load = tb_codec_import(&self->codec->load_function, "treadle._named", "load_for_worker");
     PyObject *bytes =
@@ -95,7 +74,7 @@ static int load_function(struct birth *self, const struct td_assignment *task, s
 
 /* Functions by value share their globals, and each version of one comes with values of its own for them: a version
  * that is used again after another one gets its values back. */
-static int refresh_globals(struct birth *self, struct function *slot)
+static int refresh_globals(struct tb_birth *self, struct tb_function *slot)
 {
     PyObject *done = PyObject_CallNoArgs(slot->refresh);
     if (done == NULL)
@@ -106,9 +85,9 @@ static int refresh_globals(struct birth *self, struct function *slot)
 }
 
 /* Borrowed. A number that is used again for another function is a different one by its generation. */
-static PyObject *find_function(struct birth *self, const struct td_assignment *task)
+static PyObject *find_function(struct tb_birth *self, const struct td_assignment *task)
 {
-    struct function *slot = &self->functions[task->fn & (FUNCTIONS - 1)];
+    struct tb_function *slot = &self->functions[task->fn & (TB_FUNCTIONS - 1)];
     if (slot->callable == NULL || slot->number != task->fn) {
         if (load_function(self, task, slot) < 0)
             return NULL;
@@ -121,26 +100,21 @@ static PyObject *find_function(struct birth *self, const struct td_assignment *t
 
 /* ---- Room for results ------------------------------------------------------------------------------------- */
 
-static int raise_status(struct birth *self, td_status status)
-{
-    return tb_raise_status(tb_state_of_final((PyObject *)self), status, NULL);
-}
-
 static int worker_take(void *ctx, uint64_t bytes, struct td_block *out)
 {
-    struct birth *self = ctx;
+    struct tb_birth *self = ctx;
     td_status status = td_worker_block(self->worker, bytes, out);
-    return status == TD_OK ? 0 : raise_status(self, status);
+    return status == TD_OK ? 0 : tb_birth_raise(self, status);
 }
 
 static void worker_drop(void *ctx, struct td_block *block)
 {
-    td_worker_block_drop(((struct birth *)ctx)->worker, block);
+    td_worker_block_drop(((struct tb_birth *)ctx)->worker, block);
 }
 
 static void worker_fill(void *ctx, void *to, const void *from, uint64_t bytes)
 {
-    td_worker_block_fill(((struct birth *)ctx)->worker, to, from, bytes);
+    td_worker_block_fill(((struct tb_birth *)ctx)->worker, to, from, bytes);
 }
 
 static void worker_release_args(void *ctx, uint64_t ref)
@@ -159,7 +133,7 @@ static uint64_t write_no_room(uint8_t *at, size_t cap)
 }
 
 /* The exception that is set, as a payload. An exception that arrives meanwhile (a signal's) takes its place. */
-static void encode_raised(struct birth *self, uint8_t *small, size_t cap, const struct tb_room *room,
+static void encode_raised(struct tb_birth *self, uint8_t *small, size_t cap, const struct tb_room *room,
                           struct tb_payload *out)
 {
     for (int attempt = 0; attempt < 2; attempt++) {
@@ -176,7 +150,7 @@ static void encode_raised(struct birth *self, uint8_t *small, size_t cap, const 
 
 /* ---- A plain task ----------------------------------------------------------------------------------------- */
 
-static PyObject *lease_for(struct birth *self, const struct td_assignment *task)
+static PyObject *lease_for(struct tb_birth *self, const struct td_assignment *task)
 {
     PyObject *lease =
         tb_lease_new(self->codec, worker_release_args, self->worker, task->args.ref, task->args_data != NULL);
@@ -190,7 +164,7 @@ static const void *args_of(const struct td_assignment *task)
     return task->args_data != NULL ? task->args_data : task->args.data;
 }
 
-static void call_after_task(struct birth *self)
+static void call_after_task(struct tb_birth *self)
 {
     if (self->codec->after_task == NULL)
         return;
@@ -202,7 +176,7 @@ static void call_after_task(struct birth *self)
 }
 
 /* Replies, and settles whose the arguments' block is from here on. The lease may be NULL. */
-static td_status reply(struct birth *self, bool ok, const void *small, struct td_block *block, uint64_t len,
+static td_status reply(struct tb_birth *self, bool ok, const void *small, struct td_block *block, uint64_t len,
                        PyObject *lease)
 {
     if (self->disowned) {
@@ -222,7 +196,7 @@ static td_status reply(struct birth *self, bool ok, const void *small, struct td
     return status;
 }
 
-static td_status run_task(struct birth *self, const struct td_assignment *task)
+static td_status run_task(struct tb_birth *self, const struct td_assignment *task)
 {
     uint8_t small[TD_INLINE_RESULT];
     struct tb_room room = {worker_take, worker_drop, worker_fill, self};
@@ -255,7 +229,7 @@ failed:
 
 /* The block that a chunk's records are written to, one after the other. */
 struct output {
-    struct birth *self;
+    struct tb_birth *self;
     struct td_block block;
     uint64_t used;
 };
@@ -266,7 +240,7 @@ static int output_reserve(struct output *out, uint64_t end)
         return 0;
     uint64_t bytes = out->block.capacity * 2 > end ? out->block.capacity * 2 : end;
     td_status status = td_worker_block_grow(out->self->worker, &out->block, out->used, bytes);
-    return status == TD_OK ? 0 : raise_status(out->self, status);
+    return status == TD_OK ? 0 : tb_birth_raise(out->self, status);
 }
 
 /* The room for one record that does not fit the rest of the block: at its aligned place in the grown block. */
@@ -329,7 +303,7 @@ struct input {
     PyObject *lease;
 };
 
-static PyObject *no_such_item(struct birth *self)
+static PyObject *no_such_item(struct tb_birth *self)
 {
     (void)tb_codec_corrupt(self->codec, "a chunk has no such item");
     return NULL;
@@ -340,7 +314,8 @@ static PyObject *call_with(PyObject *function, PyObject **values, Py_ssize_t cou
     return PyObject_Vectorcall(function, values + 1, (size_t)count | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
 }
 
-static PyObject *call_with_number(struct birth *self, PyObject *function, const struct input *in, uint32_t item)
+static PyObject *call_with_number(struct tb_birth *self, PyObject *function, const struct input *in,
+                                  uint32_t item)
 {
     int64_t number;
     if (!tb_chunk_number(&in->chunk, item, &number))
@@ -353,7 +328,7 @@ static PyObject *call_with_number(struct birth *self, PyObject *function, const 
     return result;
 }
 
-static PyObject *call_dense(struct birth *self, PyObject *function, struct input *in, uint32_t item)
+static PyObject *call_dense(struct tb_birth *self, PyObject *function, struct input *in, uint32_t item)
 {
     PyObject *values[1 + TB_DENSE_ARGS], *result = NULL;
     const Py_ssize_t nargs = in->chunk.nargs;
@@ -373,7 +348,7 @@ static PyObject *call_dense(struct birth *self, PyObject *function, struct input
     return result;
 }
 
-static PyObject *call_item(struct birth *self, PyObject *function, struct input *in, uint32_t item)
+static PyObject *call_item(struct tb_birth *self, PyObject *function, struct input *in, uint32_t item)
 {
     const uint8_t *data;
     uint64_t len;
@@ -389,7 +364,7 @@ static PyObject *call_item(struct birth *self, PyObject *function, struct input 
 /* Takes items until none is left. 0, or -1 with the exception that ends the whole chunk. */
 static int run_items(struct output *out, PyObject *function, struct input *in)
 {
-    struct birth *self = out->self;
+    struct tb_birth *self = out->self;
     uint32_t item, done = 0;
     while (td_worker_take_item(self->worker, &item) == TD_OK) {
         if (output_reserve(out, out->used + RECORD_ROOM) < 0)
@@ -415,7 +390,7 @@ static int run_items(struct output *out, PyObject *function, struct input *in)
     return 0;
 }
 
-static td_status run_chunk(struct birth *self, const struct td_assignment *task)
+static td_status run_chunk(struct tb_birth *self, const struct td_assignment *task)
 {
     uint8_t small[TD_INLINE_RESULT];
     struct tb_room room = {worker_take, worker_drop, worker_fill, self};
@@ -450,16 +425,16 @@ failed:
 
 /* ---- The worker's life ------------------------------------------------------------------------------------ */
 
-static td_status next_task(struct birth *self, struct td_assignment *task)
+static td_status next_task(struct tb_birth *self, struct td_assignment *task)
 {
     td_status status;
     Py_BEGIN_ALLOW_THREADS status = td_worker_next(self->worker, task);
     Py_END_ALLOW_THREADS return status;
 }
 
-static PyObject *birth_run(PyObject *object, PyObject *unused)
+PyObject *tb_birth_run(PyObject *object, PyObject *unused)
 {
-    struct birth *self = (struct birth *)object;
+    struct tb_birth *self = (struct tb_birth *)object;
     struct td_assignment task;
     (void)unused;
     for (;;) {
@@ -474,252 +449,8 @@ static PyObject *birth_run(PyObject *object, PyObject *unused)
             if (PyErr_CheckSignals() < 0)
                 PyErr_WriteUnraisable(object);
         } else if (status != TD_OK) {
-            (void)raise_status(self, status);
+            (void)tb_birth_raise(self, status);
             return NULL;
         }
     }
 }
-
-/* The parent's standard streams as they are now, not as they were when the zygote started. */
-static void take_stdio(struct td_birth *birth)
-{
-    for (int fd = 0; fd < 3; fd++) {
-        if (birth->stdio_fds[fd] < 0)
-            continue;
-        (void)dup2(birth->stdio_fds[fd], fd);
-        close(birth->stdio_fds[fd]);
-        birth->stdio_fds[fd] = -1;
-    }
-}
-
-static PyObject *birth_attach(PyObject *object, PyObject *unused)
-{
-    struct birth *self = (struct birth *)object;
-    (void)unused;
-    take_stdio(&self->birth);
-    td_status status = td_worker_attach(&self->birth, &self->worker);
-    if (status != TD_OK) {
-        (void)raise_status(self, status);
-        return NULL;
-    }
-    Py_RETURN_NONE;
-}
-
-static PyObject *none_or_raise(struct birth *self, td_status status)
-{
-    if (status == TD_OK)
-        Py_RETURN_NONE;
-    (void)raise_status(self, status);
-    return NULL;
-}
-
-static PyObject *birth_ready(PyObject *object, PyObject *unused)
-{
-    struct birth *self = (struct birth *)object;
-    (void)unused;
-    return none_or_raise(self, td_worker_ready(self->worker));
-}
-
-static PyObject *birth_failed(PyObject *object, PyObject *reason)
-{
-    struct birth *self = (struct birth *)object;
-    const char *text = PyUnicode_AsUTF8(reason);
-    return text == NULL ? NULL : none_or_raise(self, td_worker_failed(self->worker, text));
-}
-
-static PyObject *birth_interrupted(PyObject *object, PyObject *unused)
-{
-    struct birth *self = (struct birth *)object;
-    (void)unused;
-    if (self->worker == NULL || self->disowned || !td_worker_interrupted(self->worker))
-        Py_RETURN_FALSE;
-    self->interrupted = true;
-    Py_RETURN_TRUE;
-}
-
-static PyObject *birth_leave(PyObject *object, PyObject *unused)
-{
-    struct birth *self = (struct birth *)object;
-    (void)unused;
-    if (self->worker != NULL && !self->disowned)
-        td_worker_leave(self->worker);
-    Py_RETURN_NONE;
-}
-
-static PyObject *birth_heed(PyObject *object, PyObject *number)
-{
-    struct birth *self = (struct birth *)object;
-    const int signal_number = (int)PyLong_AsLong(number);
-    if ((signal_number == -1 && PyErr_Occurred()) || tb_heed(self->worker, signal_number) < 0)
-        return NULL;
-    Py_RETURN_NONE;
-}
-
-static PyObject *birth_disown(PyObject *object, PyObject *unused)
-{
-    (void)unused;
-    ((struct birth *)object)->disowned = true;
-    Py_RETURN_NONE;
-}
-
-static PyObject *birth_get_context(PyObject *object, void *unused)
-{
-    const struct td_birth *birth = &((struct birth *)object)->birth;
-    (void)unused;
-    return PyBytes_FromStringAndSize(birth->context, (Py_ssize_t)birth->context_bytes);
-}
-
-static PyObject *birth_get_index(PyObject *object, void *unused)
-{
-    (void)unused;
-    return PyLong_FromUnsignedLong(((struct birth *)object)->birth.worker);
-}
-
-static PyObject *birth_get_stack_fd(PyObject *object, void *unused)
-{
-    (void)unused;
-    return PyLong_FromLong(((struct birth *)object)->birth.stack_fd);
-}
-
-static PyMethodDef birth_methods[] = {
-    {"attach", birth_attach, METH_NOARGS, PyDoc_STR("Maps the pool: this process is the worker now.")},
-    {"ready", birth_ready, METH_NOARGS, PyDoc_STR("Tells the pool that the worker has initialised.")},
-    {"failed", birth_failed, METH_O, PyDoc_STR("Tells the pool why the worker could not initialise.")},
-    {"run", birth_run, METH_NOARGS, PyDoc_STR("Runs tasks until the worker is to leave.")},
-    {"interrupted", birth_interrupted, METH_NOARGS, PyDoc_STR("Is the running task to be interrupted? Once.")},
-    {"disown", birth_disown, METH_NOARGS, PyDoc_STR("In a child of the worker: the pool is not its business.")},
-    {"leave", birth_leave, METH_NOARGS, PyDoc_STR("Makes run return after the current task.")},
-    {"heed", birth_heed, METH_O,
-     PyDoc_STR("From now on that signal, too, makes run return, at whatever moment.")},
-    {0},
-};
-
-static PyGetSetDef birth_getset[] = {
-    {"context", birth_get_context, NULL, PyDoc_STR("What the pool gives every worker, as bytes."), NULL},
-    {"index", birth_get_index, NULL, PyDoc_STR("The worker's number in its pool."), NULL},
-    {"stack_fd", birth_get_stack_fd, NULL, PyDoc_STR("Where a fatal error writes its stack."), NULL},
-    {0},
-};
-
-/* The process ends with os._exit: a worker's births are never freed, and those of a zygote own nothing by then. */
-static void birth_dealloc(PyObject *object)
-{
-    struct birth *self = (struct birth *)object;
-    PyTypeObject *type = Py_TYPE(object);
-    Py_XDECREF(self->sys_dict);
-    Py_XDECREF(self->name_stdout);
-    Py_XDECREF(self->name_stderr);
-    Py_XDECREF(self->name_flush);
-    for (uint32_t i = 0; i < FUNCTIONS; i++) {
-        Py_XDECREF(self->functions[i].callable);
-        Py_XDECREF(self->functions[i].refresh);
-    }
-    type->tp_free(object);
-    Py_DECREF(type);
-}
-
-static PyType_Slot birth_slots[] = {
-    {Py_tp_dealloc, birth_dealloc},
-    {Py_tp_methods, birth_methods},
-    {Py_tp_getset, birth_getset},
-    {0, NULL},
-};
-
-PyType_Spec tb_birth_spec = {
-    .name = "treadle._engine.Birth",
-    .basicsize = sizeof(struct birth),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = birth_slots,
-};
-
-/* ---- The zygote ------------------------------------------------------------------------------------------- */
-
-static PyObject *birth_new(PyObject *module)
-{
-    struct tb_codec *codec = tb_codec_of(module);
-    struct birth *self = (struct birth *)codec->birth_type->tp_alloc(codec->birth_type, 0);
-    if (self == NULL)
-        return NULL;
-    self->codec = codec;
-    self->name_stdout = PyUnicode_InternFromString("stdout");
-    self->name_stderr = PyUnicode_InternFromString("stderr");
-    self->name_flush = PyUnicode_InternFromString("flush");
-    PyObject *sys = PyImport_ImportModule("sys");
-    self->sys_dict = sys == NULL ? NULL : Py_NewRef(PyModule_GetDict(sys));
-    Py_XDECREF(sys);
-    if (self->name_stdout == NULL || self->name_stderr == NULL || self->name_flush == NULL ||
-        self->sys_dict == NULL)
-        Py_CLEAR(self);
-    return (PyObject *)self;
-}
-
-typedef td_status receiver(int channel, struct td_birth *out);
-
-/* A birth from the channel; None when the parent is gone. */
-static PyObject *receive(PyObject *module, PyObject *channel, receiver *from)
-{
-    int fd = (int)PyLong_AsLong(channel);
-    PyObject *object = fd == -1 && PyErr_Occurred() ? NULL : birth_new(module);
-    while (object != NULL) {
-        struct birth *self = (struct birth *)object;
-        td_status status;
-        Py_BEGIN_ALLOW_THREADS status = from(fd, &self->birth);
-        Py_END_ALLOW_THREADS if (status == TD_OK) return object;
-        if (status == TD_EINTR && PyErr_CheckSignals() == 0)
-            continue;
-        if (status != TD_ECLOSED && status != TD_EINTR)
-            (void)raise_status(self, status);
-        Py_DECREF(object);
-        return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
-    }
-    return NULL;
-}
-
-static PyObject *zygote_serve(PyObject *module, PyObject *channel)
-{
-    return receive(module, channel, td_zygote_serve);
-}
-
-static PyObject *birth_receive(PyObject *module, PyObject *channel)
-{
-    return receive(module, channel, td_birth_receive);
-}
-
-static PyObject *zygote_forked(PyObject *module, PyObject *args)
-{
-    int channel, pid;
-    PyObject *object;
-    if (!PyArg_ParseTuple(args, "iO!i:zygote_forked", &channel, tb_codec_of(module)->birth_type, &object, &pid))
-        return NULL;
-    struct birth *self = (struct birth *)object;
-    return none_or_raise(self, td_zygote_forked(channel, &self->birth, pid));
-}
-
-static PyObject *zygote_fail(PyObject *module, PyObject *args)
-{
-    int channel;
-    const char *reason;
-    if (!PyArg_ParseTuple(args, "is:zygote_fail", &channel, &reason))
-        return NULL;
-    td_status status = td_zygote_fail(channel, reason);
-    if (status != TD_OK) {
-        (void)tb_raise_status(tb_state_of(module), status, NULL);
-        return NULL;
-    }
-    Py_RETURN_NONE;
-}
-
-static PyObject *after_task(PyObject *module, PyObject *call)
-{
-    Py_XSETREF(tb_codec_of(module)->after_task, call == Py_None ? NULL : Py_NewRef(call));
-    Py_RETURN_NONE;
-}
-
-PyMethodDef tb_worker_methods[] = {
-    {"after_task", after_task, METH_O, PyDoc_STR("after_task(call): called before each reply; None: no more.")},
-    {"zygote_serve", zygote_serve, METH_O, PyDoc_STR("The next worker to fork, or None: leave.")},
-    {"zygote_forked", zygote_forked, METH_VARARGS, PyDoc_STR("zygote_forked(channel, birth, pid), in both.")},
-    {"zygote_fail", zygote_fail, METH_VARARGS, PyDoc_STR("zygote_fail(channel, reason): it cannot start.")},
-    {"birth_receive", birth_receive, METH_O, PyDoc_STR("The birth of a process that is one worker, or None.")},
-    {0},
-};
