@@ -80,12 +80,12 @@ __version__ = "0.1.0"
 _HOME = {
     "ALL_COMPLETED": "_futures",
     "ArrivalError": "_errors",
+    "Broadcast": "_broadcast",
     "BrokenBarrier": "_errors",
     "CorruptData": "_errors",
     "FIRST_COMPLETED": "_futures",
     "FIRST_EXCEPTION": "_futures",
     "ForkedPool": "_errors",
-    "Broadcast": "_broadcast",
     "Future": "_engine",
     "LockHolderDied": "_errors",
     "NoRoom": "_errors",
