@@ -88,8 +88,8 @@ static PyObject *barrier_new(PyObject *module, PyObject *parties)
     return made(module, status, barrier);
 }
 
-/* As tb_wait_until, but that a deadline that passes breaks the barrier, so that who only looks whether a signal came stays
- * there meanwhile. */
+/* As tb_wait_until, but that a deadline that passes breaks the barrier, so that who only looks whether a signal came
+ * stays there meanwhile. */
 static td_status stay(td_hold *barrier, int64_t deadline_ns, uint32_t *index)
 {
     uint32_t party = TD_NO_PARTY;

@@ -1,4 +1,4 @@
-"""Blur a pile of photographs, each in place, by all CPUs; the same job with the stdlib's pool and with joblib beside it.
+"""Blur a pile of photographs, each in place, by all CPUs; the same with the stdlib's pool and with joblib beside it.
 
     python examples/blur_images.py                         four frames of 24 megapixels, made up
     python examples/blur_images.py --photos ~/Pictures     every photograph in a folder (needs Pillow)
@@ -76,7 +76,7 @@ def with_stdlib(images: list[Image], workers: int) -> None:
 
 
 def with_joblib(images: list[Image], workers: int) -> None:
-    """joblib writes large bands into files that the workers map; the results are pickled."""
+    """Joblib writes large bands into files that the workers map; the results are pickled."""
     from joblib import Parallel, delayed  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     with Parallel(workers) as parallel:

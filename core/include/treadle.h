@@ -168,8 +168,9 @@ td_status td_barrier_new(uint32_t parties, td_hold **out);
 /* TD_OK: all have come; the index is another one for each, from 0. TD_EBARRIER: it is broken, by this call where the
  * deadline has passed. TD_EINTR: a signal arrived; this thread is as if it had never come, until it calls again. */
 td_status td_barrier_wait_until(td_hold *barrier, int64_t deadline_ns, uint32_t *index);
-/* The same for a caller that has something to look at in between: on TD_EINTR, and on TD_EAGAIN when look_ns has passed, the
- * thread is still there, as *party, and calls again, or leaves. At first, and in the end, that is TD_NO_PARTY. */
+/* The same for a caller that has something to look at in between: on TD_EINTR, and on TD_EAGAIN when look_ns has
+ * passed, the thread is still there, as *party, and calls again, or leaves. At first, and in the end, that is
+ * TD_NO_PARTY. */
 #define TD_NO_PARTY UINT32_MAX
 td_status td_barrier_stay_until(td_hold *barrier, int64_t deadline_ns, int64_t look_ns, uint32_t *party,
                                 uint32_t *index);

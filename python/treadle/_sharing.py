@@ -134,9 +134,7 @@ def reduce_view(view: memoryview) -> Any:
     return attach_view, (block.name(), extent[0] - block.address, view.nbytes, view.format, view.shape, view.readonly)
 
 
-def attach_view(
-    name: bytes, start: int, size: int, form: str, shape: tuple[int, ...], readonly: bool
-) -> memoryview:
+def attach_view(name: bytes, start: int, size: int, form: str, shape: tuple[int, ...], readonly: bool) -> memoryview:
     """The same bytes as a memoryview here."""
     part = memoryview(_engine.shared_open(name))[start : start + size]
     return _views.make_view(part.toreadonly() if readonly else part, form, shape)

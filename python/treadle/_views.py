@@ -18,7 +18,8 @@ def reduce_view(view: memoryview) -> Any:
     """
     if not is_makeable(view):
         raise TypeError(
-            f"a memoryview of format {view.format!r} and shape {view.shape} can't be made anew: send what it is a view of"
+            f"a memoryview of format {view.format!r} and shape {view.shape} can't be made anew: "
+            "send what it is a view of"
         )
     if view.c_contiguous:
         data: Any = PickleBuffer(view)
