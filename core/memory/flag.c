@@ -38,7 +38,9 @@ td_status td_flag_set(td_hold *hold)
     td_atomic_u32 *word = word_of(hold);
     if (word == NULL)
         return TD_EPROTO;
-    if ((td_atomic_fetch_or_acqrel(word, 0) & SET) == 0) /* M */
+    const uint32_t seen =
+        TD_EDGE(flag_M, td_atomic_fetch_or_acqrel, td_atomic_fetch_or_relaxed)(word, 0); /* M */
+    if ((seen & SET) == 0)
         td_futex_set_bit_wake_all(word, 0);
     return TD_OK;
 }

@@ -1,5 +1,6 @@
 /* Shared blocks: held, found, named, opened elsewhere, told of. */
 #include <pthread.h>
+#include <sched.h>
 #include <sys/wait.h>
 
 #include "memory/heap.h"
@@ -250,26 +251,32 @@ TD_TEST(threads_find_hold_and_let_go_at_once)
     td_heap_trim();
 }
 
-/* The last reference may be anybody's: all that was written before is written when the block is used again. */
+/* All that was written before a reference went is written when the block is used again, whoever's the last one was. */
+struct parting {
+    td_hold *hold;
+    td_atomic_u32 has_gone; /* orders nothing */
+};
+
 static void *write_and_let_go(void *context)
 {
-    uint64_t *data = td_hold_data(context);
+    struct parting *parting = context;
+    uint64_t *data = td_hold_data(parting->hold);
     data[1] = 1;
-    td_hold_unref(context);
+    td_hold_unref(parting->hold);
+    td_atomic_store_relaxed(&parting->has_gone, 1);
     return NULL;
 }
 
 TD_TEST(the_last_reference_goes_after_every_use) /* heap_H */
 {
-    for (uint64_t i = 0; i < test_rounds(500); i++) {
-        td_hold *hold = made(64);
-        uint64_t *data = td_hold_data(hold);
+    for (uint64_t i = 0; i < test_rounds(200); i++) {
+        struct parting parting = {.hold = made(64)};
         pthread_t thread;
-        td_hold_ref(hold);
-        REQUIRE_EQ(pthread_create(&thread, NULL, write_and_let_go, hold), 0);
-        data[0] = 1;
-        td_hold_unref(hold);
-        hold = NULL;
+        td_hold_ref(parting.hold);
+        REQUIRE_EQ(pthread_create(&thread, NULL, write_and_let_go, &parting), 0);
+        while (td_atomic_load_relaxed(&parting.has_gone) == 0)
+            sched_yield();
+        td_hold_unref(parting.hold);
         td_hold *next = made(64);
         memset(td_hold_data(next), 2, 64);
         td_hold_unref(next);
