@@ -116,7 +116,8 @@ def attach_array(
     """The same bytes as an array here."""
     from numpy import ndarray
 
-    array = ndarray(shape, dtype, _engine.shared_open(name), start, strides)
+    block: Any = _engine.shared_open(name)  # NumPy's types know no buffers but the builtin ones before Python 3.12
+    array = ndarray(shape, dtype, block, start, strides)
     if not writeable:
         array.flags.writeable = False
     return array

@@ -75,7 +75,7 @@ def _new(shape: Any, dtype: DTypeLike | None, order: str | None, clear: bool) ->
     if nbytes > sys.maxsize:
         raise ValueError("array is too big; `arr.size * arr.dtype.itemsize` is larger than the maximum possible size.")
     try:
-        block = _engine.shared_new(nbytes, clear)
+        block: Any = _engine.shared_new(nbytes, clear)  # see attach_array in _sharing.py
     except MemoryError:
         raise MemoryError(f"no room for a shared array of shape {sizes} and dtype {kind}: {nbytes:,} bytes") from None
     return np.ndarray(sizes, kind, block, order="F" if order == "F" else "C")
@@ -162,7 +162,7 @@ def share(obj: T) -> T:
         TypeError, pickle.PicklingError: it is neither a buffer nor can it be pickled.
     """
     if type(obj) is np.ndarray:
-        return obj if _is_shared(obj) else cast("T", copy(obj))
+        return obj if _is_shared(obj) else cast("T", copy(cast("Any", obj)))
     try:
         view = memoryview(obj)  # type: ignore[arg-type]
     except TypeError:

@@ -98,9 +98,10 @@ static int hold_for_ever(td_hold *lock, struct board *board, uint32_t number)
 {
     const td_status status = td_lock_acquire_until(lock, TD_FOREVER);
     td_atomic_store_release(&board->word[number], 1);
-    while (status == TD_OK)
+    if (status != TD_OK)
+        return 1;
+    for (;;)
         pause();
-    return 1;
 }
 
 static void on_signal(int number)
