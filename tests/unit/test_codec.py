@@ -97,7 +97,7 @@ def test_an_item_unlike_the_others_may_stand_anywhere(odd: tuple[object, ...], p
 
 
 SCALARS = [
-    "bool(1)", "int8(-3)", "uint8(255)", "int16(-300)", "uint16(65535)", "int32(-70000)", "uint32(2**32 - 1)",
+    "bool_(1)", "int8(-3)", "uint8(255)", "int16(-300)", "uint16(65535)", "int32(-70000)", "uint32(2**32 - 1)",
     "int64(-(2**63))", "uint64(2**64 - 1)", "longlong(-1)", "ulonglong(2**63)", "float32('-inf')", "float32(0.1)",
     "float64(0.1)", "float64('nan')", "float16(0.5)", "longdouble(0.1)", "complex64(1j)", "complex128(-1j)",
     "datetime64('2020-02-29')", "timedelta64(5, 's')", "str_('x')", "bytes_(b'x')", "void(b'ab')",
