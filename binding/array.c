@@ -91,7 +91,7 @@ static bool is_dense(const struct array_head *array)
     Py_ssize_t strides[TB_ARRAY_DIMENSIONS];
     return (array->flags & FLAG_C_CONTIGUOUS) != 0 &&
            dense_strides(array->nd, array->dimensions, item_bytes(array->descr->type_num), strides) &&
-           memcmp(strides, array->strides, (size_t)array->nd * sizeof *strides) == 0;
+           (array->nd == 0 || memcmp(strides, array->strides, (size_t)array->nd * sizeof *strides) == 0);
 }
 
 static uint64_t written_bytes(const struct array_head *array, bool dense)
@@ -101,7 +101,8 @@ static uint64_t written_bytes(const struct array_head *array, bool dense)
 
 static void put(struct tb_writer *w, const void *data, size_t bytes)
 {
-    memcpy(w->at, data, bytes);
+    if (bytes > 0) /* an array without dimensions has no list of them */
+        memcpy(w->at, data, bytes);
     w->at += bytes;
 }
 
