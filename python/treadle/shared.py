@@ -25,8 +25,6 @@ import pickle
 import sys
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
-import numpy as np
-
 from . import _engine, _views
 from . import _sharing as _sharing  # from here on arrays travel by reference
 from ._engine import Lock as Lock
@@ -35,6 +33,7 @@ from ._sync import Counter as Counter
 from ._sync import Event as Event
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import ArrayLike, DTypeLike, NDArray
 
     Shape = int | tuple[int, ...]
@@ -42,8 +41,24 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_core = getattr(np, "_core", None) or getattr(np, "core")  # noqa: B009  (NumPy 2 and 1)
-_engine.use_numpy(np.ndarray, _core._multiarray_umath._ARRAY_API)
+
+class _NoNumPy:
+    """In NumPy's place where it is not installed: locks and buffers do without."""
+
+    ndarray = None
+
+    def __getattr__(self, name: str) -> object:
+        raise ModuleNotFoundError("shared arrays need NumPy, which is not installed", name="numpy")
+
+
+if not TYPE_CHECKING:
+    try:
+        import numpy as np
+    except ModuleNotFoundError:
+        np = _NoNumPy()
+    else:
+        _core = getattr(np, "_core", None) or np.core  # NumPy 2 and 1
+        _engine.use_numpy(np.ndarray, _core._multiarray_umath._ARRAY_API)
 
 __all__ = [
     "Barrier",

@@ -32,6 +32,22 @@ print(sorted({name.partition(".")[0] for name in set(sys.modules) - before} - {"
     assert run(code, tmp_path) == "[]"
 
 
+def test_without_numpy_all_but_arrays_is_there(tmp_path: Path) -> None:
+    code = """
+import sys
+sys.modules["numpy"] = None
+from treadle import *
+with shared.Lock(), ProcessPoolExecutor(1) as pool:
+    view = shared.share(bytearray(10_000))
+    print(pool.submit(view.__class__.tobytes, view).result() == bytes(view), shared.Counter(3).value)
+    try:
+        shared.zeros(3)
+    except ModuleNotFoundError as error:
+        print(error)
+"""
+    assert run(code, tmp_path).splitlines() == ["True 3", "shared arrays need NumPy, which is not installed"]
+
+
 def test_the_pool_loads_no_third_party_package(tmp_path: Path) -> None:
     code = """
 import sys
