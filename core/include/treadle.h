@@ -78,11 +78,12 @@ void td_signals_heeded(void);
 #define TD_INLINE_RESULT 64u /* bytes of a result that do */
 #define TD_MAX_WORKERS 1024u
 
-typedef struct td_pool td_pool;     /* one pool of worker processes, in the parent */
-typedef struct td_task td_task;     /* one call on its way: from submit until its result was read */
-typedef struct td_group td_group;   /* a queue of tasks in the order of their completion */
-typedef struct td_worker td_worker; /* a worker's end of a pool */
-typedef struct td_hold td_hold;     /* keeps one block of shared memory, for this process */
+typedef struct td_pool td_pool;       /* one pool of worker processes, in the parent */
+typedef struct td_task td_task;       /* one call on its way: from submit until its result was read */
+typedef struct td_group td_group;     /* a queue of tasks in the order of their completion */
+typedef struct td_worker td_worker;   /* a worker's end of a pool */
+typedef struct td_hold td_hold;       /* keeps one block of shared memory, for this process */
+typedef struct td_nursery td_nursery; /* where a worker's arrays are born (memory/nursery.h) */
 
 /* A block of an arena that its holder may fill or read, named by a ref that is good in every process; ref 0 is no
  * block. */
@@ -189,6 +190,14 @@ td_status td_counter_new(int64_t value, td_hold **out);
 td_status td_counter_add(td_hold *counter, int64_t number, int64_t *sum);
 td_status td_counter_get(const td_hold *counter, int64_t *value);
 td_status td_counter_set(td_hold *counter, int64_t value);
+
+/* A block that goes with a result, beside the one that the result is in, and is given back by itself. */
+struct td_parcel {
+    uint64_t ref;
+    uint64_t bytes;  /* from its start on: no more of it counts */
+    uint64_t copied; /* 0: the task's own memory; 1: a copy that was made for the way */
+};
+typedef struct td_parcel_ref td_parcel_ref; /* a reference on a parcel, in the parent */
 
 /* ---- The parent: pools ------------------------------------------------------------------------------------ */
 
@@ -364,8 +373,18 @@ bool td_task_poll(td_task *task);
 td_status td_task_cancel(td_task *task, bool force);
 /* RESULT and ERROR: bytes valid until the task's last reference goes. */
 td_status td_task_result(const td_task *task, struct td_view *out);
+/* How many bytes they are, with those of the parcels that came with them; 0: there are none. */
+uint64_t td_task_result_bytes(const td_task *task);
 /* The arguments, as submitted (for a caller that runs them itself or names them in an error). */
 td_status td_task_args(const td_task *task, struct td_view *out);
+
+/* How many parcels came with the result, and a reference on one of them: its bytes are valid until td_parcel_unref,
+ * longer than the task's if need be. TD_EINVAL: there is none of this number, or it was dropped and let go of. */
+uint32_t td_task_parcels(const td_task *task);
+td_status td_task_parcel(td_task *task, uint32_t i, td_parcel_ref **out, struct td_view *view);
+void td_parcel_unref(td_parcel_ref *hold);
+/* The result was read: parcels that nobody holds are given back now, and not when the task goes. */
+void td_task_drop_parcels(td_task *task);
 
 struct td_timing {
     int64_t submitted_ns, started_ns, ended_ns, completed_ns; /* absolute; 0: did not happen */
@@ -462,6 +481,11 @@ td_status td_worker_block(td_worker *worker, uint64_t bytes, struct td_block *ou
 td_status td_worker_block_grow(td_worker *worker, struct td_block *block, uint64_t used, uint64_t bytes);
 void td_worker_block_drop(td_worker *worker, struct td_block *block);
 void td_worker_block_fill(td_worker *worker, void *to, const void *from, uint64_t bytes);
+/* Parcels of the result in this block, of which the first `used` bytes are the result's: from now on they are not this
+ * process's, and pass to the parent with the block. They are written down at its end, so it needs that room, beside
+ * what was enclosed before. TD_EINVAL: it has not, or one is not the worker's. */
+td_status td_worker_enclose(td_worker *worker, const struct td_block *block, uint64_t used,
+                            const struct td_parcel *parcels, uint32_t count);
 /* A chunk's results so far are readable in this block: survives the worker's death (release store). */
 void td_worker_publish(td_worker *worker, const struct td_block *block, uint64_t used_bytes,
                        uint32_t items_done);
@@ -480,6 +504,9 @@ struct td_private {
 };
 td_status td_worker_map_private(td_worker *worker, const void *data, uint64_t bytes, struct td_private *out);
 void td_private_unmap(const struct td_private *mapping);
+/* The nursery of the worker's arena, made at the first call: its blocks may be parcels. Lives as long
+ * as the worker. TD_ENOMEM, TD_ENOSYS. */
+td_status td_worker_nursery(td_worker *worker, td_nursery **out);
 /* Was the exception signal (SIGURG) meant for the running assignment? Clears the request. The signal may also come from
  * within td_worker_next, when it was sent before the assignment was known; then it is raised there. */
 bool td_worker_interrupted(td_worker *worker);

@@ -255,6 +255,21 @@ void td_private_unmap(const struct td_private *mapping)
     td_unmap(mapping->base, mapping->mapped_bytes);
 }
 
+td_status td_arena_peek_all(td_arena *arena, uint64_t ref, struct td_block *out)
+{
+    td__block_header *header = checked_header(arena, ref);
+    if (header == NULL)
+        return TD_EPROTO;
+    uint64_t offset = td_ref_offset(ref), capacity = td_atomic_load_relaxed(&header->capacity);
+    uint32_t word = td_atomic_load_relaxed(&header->word);
+    if (word != td__word(ref, TD__STATE_LENT) && word != td__word(ref, TD__STATE_OWNED))
+        return TD_EPROTO;
+    if (capacity > td_atomic_load_relaxed(&arena->mapped) - offset)
+        return TD_EPROTO;
+    *out = (struct td_block){.ref = ref, .data = arena->base + offset, .capacity = capacity};
+    return TD_OK;
+}
+
 td_status td_arena_peek(td_arena *arena, uint64_t ref, uint64_t bytes, void **data)
 {
     td__block_header *header = checked_header(arena, ref);

@@ -101,6 +101,10 @@ td_status td_arena_alloc(td_arena *arena, uint64_t bytes, struct td_block *out);
 /* Likewise, whatever the cap: for the few blocks that stay. They count as live bytes all the same. Never TD_EAGAIN. */
 td_status td_arena_alloc_uncapped(td_arena *arena, uint64_t bytes, struct td_block *out);
 
+/* Likewise, but only if all of its pages are committed already. `look`: what was given back is freed first, as far as
+ * that takes little time. TD_EAGAIN: there is no such block, or only in one far larger. */
+td_status td_arena_alloc_warm(td_arena *arena, uint64_t bytes, bool look, struct td_block *out);
+
 /* Would a block of so many bytes be over the cap now? */
 bool td_arena_is_full(td_arena *arena, uint64_t bytes);
 
@@ -157,6 +161,9 @@ td_status td_arena_peek(td_arena *arena, uint64_t ref, uint64_t bytes, void **da
 void td_arena_keep_fd(td_arena *arena, int fd);
 /* Bytes of a block that is held, as in td_worker_map_private (treadle.h); td_private_unmap ends it. */
 td_status td_arena_map_private(td_arena *arena, const void *data, uint64_t bytes, struct td_private *out);
+
+/* Likewise, of all the bytes that the block says it has. */
+td_status td_arena_peek_all(td_arena *arena, uint64_t ref, struct td_block *out);
 
 /* Gives a lent block back: the caller, and everybody it holds the block for, is done with its bytes (arena_G).
  * TD_EPROTO: not a lent block, or given back before. Async-signal-safe. */

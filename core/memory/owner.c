@@ -246,6 +246,23 @@ static uint64_t publish_place(td_arena *arena, const td__place *place)
     return ref;
 }
 
+static void hand_out(td_arena *arena, const td__place *place, struct td_block *out)
+{
+    out->ref = publish_place(arena, place);
+    out->data = arena->base + place->offset;
+    out->capacity = place->bytes - TD__BLOCK_HEADER;
+}
+
+/* What was given back makes room before cold memory is touched. */
+static void sweep_unless_ready(td_arena *arena, uint64_t bytes)
+{
+    td__owner *owner = arena->owner;
+    if (owner->lent_count == 0 || ready(owner, bytes))
+        return;
+    sweep_locked(arena, SWEEP_LOOK + SWEEP_SHARE * owner->lends);
+    owner->lends = 0;
+}
+
 static td_status alloc_locked(td_arena *arena, uint64_t bytes, struct td_block *out)
 {
     td__owner *owner = arena->owner;
@@ -253,19 +270,38 @@ static td_status alloc_locked(td_arena *arena, uint64_t bytes, struct td_block *
     td_status status = reserve_lent(owner);
     if (status != TD_OK)
         return status;
-    if (owner->lent_count != 0 && !ready(owner, bytes)) {
-        sweep_locked(arena, SWEEP_LOOK + SWEEP_SHARE * owner->lends);
-        owner->lends = 0;
-    }
+    sweep_unless_ready(arena, bytes);
     status = take_place(owner, bytes, false, &place);
     if (status == TD_ENOROOM)
         status = take_place_hard(arena, bytes, &place);
     if (status != TD_OK)
         return status;
-    out->ref = publish_place(arena, &place);
-    out->data = arena->base + place.offset;
-    out->capacity = place.bytes - TD__BLOCK_HEADER;
+    hand_out(arena, &place, out);
     return TD_OK;
+}
+
+static td_status alloc_warm_locked(td_arena *arena, uint64_t bytes, bool look, struct td_block *out)
+{
+    td__owner *owner = arena->owner;
+    td__place place;
+    uint32_t start;
+    td_status status = reserve_lent(owner);
+    if (status != TD_OK)
+        return status;
+    if (look)
+        sweep_unless_ready(arena, bytes);
+    if (is_over_cap(owner, bytes))
+        return TD_EAGAIN;
+    if (bytes <= TD__SLOT_MAX) {
+        status = ready(owner, bytes) ? take_place(owner, bytes, false, &place) : TD_EAGAIN;
+    } else {
+        status = td__span_take_warm(&owner->spans, granules_for(bytes), &start);
+        if (status == TD_OK)
+            place_run(&place, td__granule_at(&owner->spans, start), start);
+    }
+    if (status == TD_OK)
+        hand_out(arena, &place, out);
+    return status;
 }
 
 td_status td_arena_alloc(td_arena *arena, uint64_t bytes, struct td_block *out)
@@ -295,6 +331,19 @@ td_status td_arena_alloc_uncapped(td_arena *arena, uint64_t bytes, struct td_blo
     owner->cap_bytes = cap_bytes;
     pthread_mutex_unlock(&owner->lock);
     return status == TD_EAGAIN ? TD_ENOROOM : status;
+}
+
+td_status td_arena_alloc_warm(td_arena *arena, uint64_t bytes, bool look, struct td_block *out)
+{
+    td__owner *owner = arena->owner;
+    if (owner == NULL)
+        return TD_EINVAL;
+    if (bytes > arena->size - TD__GRANULE - TD__BLOCK_HEADER)
+        return TD_EAGAIN;
+    pthread_mutex_lock(&owner->lock);
+    const td_status status = alloc_warm_locked(arena, bytes + TD__BLOCK_HEADER, look, out);
+    pthread_mutex_unlock(&owner->lock);
+    return status;
 }
 
 bool td_arena_is_full(td_arena *arena, uint64_t bytes)

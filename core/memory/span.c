@@ -355,6 +355,17 @@ static uint32_t commit_ahead(td__spans *spans, uint32_t start, uint32_t *order, 
     return start;
 }
 
+/* Makes the first `count` granules of a block of order `needed`, which is in no list, a run; the rest is free. */
+static uint32_t make_run(td__spans *spans, uint32_t start, uint32_t count, uint32_t needed)
+{
+    td__granule *run = td__granule_at(spans, start);
+    run->kind = TD__RUN;
+    run->count = count;
+    run->as.word = 0;
+    free_span(spans, start + count, start + (1u << needed));
+    return start;
+}
+
 td_status td__span_take(td__spans *spans, uint32_t count, bool thrifty, uint32_t *out)
 {
     uint32_t needed = td__order_of(count), missing, block = TD__NO_GRANULE;
@@ -381,12 +392,27 @@ td_status td__span_take(td__spans *spans, uint32_t count, bool thrifty, uint32_t
             return status;
         }
     }
-    td__granule *run = td__granule_at(spans, start);
-    run->kind = TD__RUN;
-    run->count = count;
-    run->as.word = 0;
-    free_span(spans, start + count, start + (1u << needed));
-    *out = start;
+    *out = make_run(spans, start, count, needed);
+    return TD_OK;
+}
+
+/* A block's number of committed granules does not tell where in it they are, so the run is looked at again. */
+td_status td__span_take_warm(td__spans *spans, uint32_t count, uint32_t *out)
+{
+    uint32_t needed = td__order_of(count), missing;
+    if (count == 0 || count > spans->limit)
+        return TD_EAGAIN;
+    uint32_t start = pick_block(spans, count, false, &missing);
+    if (start == TD__NO_GRANULE || missing != 0)
+        return TD_EAGAIN;
+    uint32_t order = td__granule_at(spans, start)->order, warm = td__granule_at(spans, start)->count;
+    unlink_block(spans, start);
+    start = split_block(spans, start, order, needed, &warm);
+    if (warm != 1u << needed && td__span_committed(spans, start, count) != count) {
+        free_span(spans, start, start + (1u << needed));
+        return TD_EAGAIN;
+    }
+    *out = make_run(spans, start, count, needed);
     return TD_OK;
 }
 

@@ -64,6 +64,9 @@ void td__spans_fini(td__spans *spans);
  * break up a large warm block than commit fresh pages.   TD_ENOROOM, TD_ENOMEM: nothing has changed. */
 td_status td__span_take(td__spans *spans, uint32_t count, bool thrifty, uint32_t *start);
 
+/* Likewise, of granules that are all committed already. TD_EAGAIN: there is no such run, or only in one far larger. */
+td_status td__span_take_warm(td__spans *spans, uint32_t count, uint32_t *start);
+
 /* True when td__span_take would need no fresh page. */
 bool td__span_ready(const td__spans *spans, uint32_t count);
 

@@ -194,3 +194,34 @@ void td_unmap(void *base, size_t bytes)
 {
     munmap(base, bytes);
 }
+
+td_status td_map_copy(int fd, uint64_t offset, size_t bytes, void **copy)
+{
+    unsigned char *mapped =
+        mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (mapped == MAP_FAILED)
+        return TD_ENOMEM;
+    for (size_t done = 0; done < bytes;) {
+        const ssize_t got = pread(fd, mapped + done, bytes - done, (off_t)(offset + done));
+        if (got == 0 || (got < 0 && errno != EINTR)) {
+            const td_status status = td_status_from_errno(got < 0 ? errno : EIO);
+            munmap(mapped, bytes);
+            return status;
+        }
+        done += got > 0 ? (size_t)got : 0;
+    }
+    *copy = mapped;
+    return TD_OK;
+}
+
+td_status td_map_move(void *copy, void *to, size_t bytes)
+{
+    return mremap(copy, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, to) == MAP_FAILED ? TD_ENOMEM : TD_OK;
+}
+
+td_status td_map_detach(int fd, uint64_t offset, void *at, size_t bytes)
+{
+    void *mapped =
+        mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, (off_t)offset);
+    return mapped == MAP_FAILED ? TD_ENOMEM : TD_OK;
+}

@@ -44,5 +44,12 @@ void td_unmap(void *base, size_t bytes);
 /* Maps a part of the file so that what is written there nobody else sees; a page costs memory of its own once it was
  * written to, and until then shows what the file has. `offset` is a multiple of the page size. TD_ENOMEM, TD_EOS. */
 td_status td_map_private(int fd, uint64_t offset, size_t bytes, void **base);
+/* Private memory with the content of the file's pages at `offset`; td_unmap ends it. TD_ENOMEM, TD_EOS (errno). */
+td_status td_map_copy(int fd, uint64_t offset, size_t bytes, void **copy);
+/* Puts such a copy in the place of the pages at `to`. TD_ENOMEM: both are as they were. */
+td_status td_map_move(void *copy, void *to, size_t bytes);
+/* From now on what is written to the pages at `at`, which show the file from `offset` on, stays this process's own.
+ * What others write to the file may show until then. TD_ENOMEM. */
+td_status td_map_detach(int fd, uint64_t offset, void *at, size_t bytes);
 
 #endif

@@ -63,6 +63,42 @@ TD_TEST(small_blocks_waste_at_most_a_fifth)
     td_arena_unref(arena);
 }
 
+TD_TEST(a_warm_block_needs_no_page)
+{
+    static const uint64_t sizes[] = {100, 3000, 200 * KIB, 3 * MIB};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        td_arena *arena = new_arena(&(td_arena_config){.warm_bytes = 64 * MIB});
+        td_block block, warm;
+        CHECK_STATUS(td_arena_alloc_warm(arena, sizes[i], true, &block), TD_EAGAIN);
+        REQUIRE_OK(td_arena_alloc(arena, sizes[i], &block));
+        REQUIRE_OK(td_arena_free(arena, block.ref));
+        const uint64_t committed = stats_of(arena).committed_bytes;
+        REQUIRE_OK(td_arena_alloc_warm(arena, sizes[i], false, &warm));
+        CHECK_LE(sizes[i], warm.capacity);
+        CHECK_STATUS(td_arena_alloc_warm(arena, 60 * MIB, false, &block), TD_EAGAIN);
+        CHECK_EQ(stats_of(arena).committed_bytes, committed);
+        CHECK_OK(td_arena_validate(arena));
+        CHECK_OK(td_arena_free(arena, warm.ref));
+        td_arena_unref(arena);
+    }
+}
+
+TD_TEST(a_block_with_holes_is_no_warm_one)
+{
+    td_arena *arena = new_arena(&(td_arena_config){.warm_bytes = 64 * MIB});
+    td_block whole, front, back;
+    REQUIRE_OK(td_arena_alloc(arena, 8 * MIB - 64, &whole));
+    REQUIRE_OK(td_arena_free(arena, whole.ref));
+    td_arena_trim(arena, 6 * MIB); /* 2 of 8 are gone */
+    CHECK_STATUS(td_arena_alloc_warm(arena, 7 * MIB, false, &whole), TD_EAGAIN);
+    CHECK_OK(td_arena_validate(arena));
+    REQUIRE_OK(td_arena_alloc_warm(arena, 5 * MIB, false, &front));
+    CHECK_STATUS(td_arena_alloc_warm(arena, 2 * MIB, false, &back), TD_EAGAIN);
+    CHECK_OK(td_arena_validate(arena));
+    CHECK_OK(td_arena_free(arena, front.ref));
+    td_arena_unref(arena);
+}
+
 TD_TEST(a_freed_block_is_the_next_one_handed_out)
 {
     static const uint64_t sizes[] = {100, 3000, 200 * KIB, 3 * MIB};

@@ -199,4 +199,51 @@ TD_TEST(a_read_only_mapping_shows_what_others_write)
     close(fd);
 }
 
+TD_TEST(a_copy_takes_the_place_of_shared_pages_and_is_private)
+{
+    int fd;
+    td_memfd_kind kind;
+    void *base, *copy;
+    char byte = 0;
+    REQUIRE_OK(td_memfd_new("test", MIB, &fd, &kind));
+    REQUIRE_OK(td_memfd_commit(fd, 0, MIB));
+    REQUIRE_OK(td_map_shared(fd, MIB, true, &base));
+    char *pages = (char *)base + 64 * KIB;
+    memset(pages, 'a', 128 * KIB);
+    REQUIRE_OK(td_map_copy(fd, 64 * KIB, 128 * KIB, &copy));
+    memset(pages, 'b', 128 * KIB);
+    REQUIRE_OK(td_map_move(copy, pages, 128 * KIB));
+    CHECK(pages[0] == 'a' && pages[128 * KIB - 1] == 'a' && pages[-1] == 0 && pages[128 * KIB] == 0);
+    memset(pages, 'c', 128 * KIB);
+    CHECK_EQ(pread(fd, &byte, 1, 64 * KIB), 1);
+    CHECK_EQ(byte, 'b');
+    CHECK_STATUS(td_map_copy(fd, MIB, 64 * KIB, &copy), TD_EOS); /* there is nothing behind the end */
+    CHECK_STATUS(td_map_copy(-1, 0, 64 * KIB, &copy), TD_EOS);
+    td_unmap(base, MIB);
+    close(fd);
+}
+
+TD_TEST(detached_pages_show_the_file_until_they_are_written_to)
+{
+    int fd;
+    td_memfd_kind kind;
+    void *base;
+    char byte = 0;
+    REQUIRE_OK(td_memfd_new("test", MIB, &fd, &kind));
+    REQUIRE_OK(td_memfd_commit(fd, 0, MIB));
+    REQUIRE_OK(td_map_shared(fd, MIB, true, &base));
+    char *pages = (char *)base + 64 * KIB;
+    memset(pages, 'a', 64 * KIB);
+    REQUIRE_OK(td_map_detach(fd, 64 * KIB, pages, 64 * KIB));
+    CHECK_EQ(pages[5], 'a');
+    pages[5] = 'b';
+    CHECK_EQ(pread(fd, &byte, 1, 64 * KIB + 5), 1);
+    CHECK_EQ(byte, 'a');
+    ((char *)base)[5] = 'c'; /* all else is shared as before */
+    CHECK_EQ(pread(fd, &byte, 1, 5), 1);
+    CHECK_EQ(byte, 'c');
+    td_unmap(base, MIB);
+    close(fd);
+}
+
 TD_TEST_MAIN
