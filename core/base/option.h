@@ -26,6 +26,8 @@
     X(ARENA_BYTES, "TREADLE_ARENA_BYTES", BYTES, "0",                                                          \
       "cap on the bytes of queued arguments; 0 is a quarter of the memory")                                    \
     X(WARM_BYTES, "TREADLE_WARM_BYTES", BYTES, "256M", "freed bytes that each arena keeps for reuse")          \
+    X(MOVE_BYTES, "TREADLE_MOVE_BYTES", BYTES, "64K",                                                          \
+      "NumPy arrays of so many bytes or more come back from workers without a copy; 0: none do")               \
     X(RANGE_BYTES, "TREADLE_RANGE_BYTES", BYTES, "0",                                                          \
       "addresses that each arena takes; 0 is four times the memory, and at least 64G")                         \
     X(GRACE, "TREADLE_GRACE", DURATION, "1s",                                                                  \

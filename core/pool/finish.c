@@ -64,8 +64,11 @@ td_status td__take_block_locked(td_task *task, struct td_member *member, uint64_
 static td_status take_result_locked(td_task *task, const struct td_slot *slot, struct td_member *member)
 {
     const uint64_t bytes = slot->result_bytes;
-    if (slot->result_ref != 0)
-        return td__take_block_locked(task, member, slot->result_ref, bytes);
+    if (slot->result_ref != 0) {
+        const uint32_t parcels = td_atomic_load_relaxed(&slot->parcels);
+        const td_status status = td__take_block_locked(task, member, slot->result_ref, bytes);
+        return status == TD_OK && parcels != 0 ? td__parcels_take_locked(task, member, parcels) : status;
+    }
     if (bytes > TD_INLINE_RESULT)
         return TD_EPROTO;
     memcpy(task->inline_bytes.result, slot->result, bytes);
@@ -96,13 +99,17 @@ void td__finish_slot_locked(td_pool *pool, uint32_t worker, uint32_t index)
         keep_args_locked(pool, member, task);
     td__held_hear_locked(pool, member, task, slot);
     enum td_task_state state = verdict(task, slot);
-    if (take_result_locked(task, slot, member) != TD_OK) {
+    const td_status taken = take_result_locked(task, slot, member);
+    if (taken == TD_ENOMEM) {
+        state = TD_TASK_BROKEN;
+        snprintf(pool->broken_reason, sizeof pool->broken_reason, "no memory to take a result over");
+    } else if (taken != TD_OK) {
         state = TD_TASK_BROKEN;
         snprintf(pool->broken_reason, sizeof pool->broken_reason,
                  "worker %d sent a result that failed its checks; it was killed", member->pid);
         td__crew_signal_locked(pool, worker, SIGKILL);
     }
-    pool->stats.bytes_moved += task->result_ref != 0 ? task->result_bytes : 0;
+    pool->stats.bytes_copied += task->result_ref != 0 ? task->result_bytes : 0;
     pool->barren_deaths = 0;
     task->slot = TD_NO_SLOT;
     td__slot_free_locked(pool, index);

@@ -2,7 +2,7 @@
  *
  *   submit.c   a call becomes a task; blocks for arguments; what doesn't fit the segment waits in `overflow`
  *   finish.c   completions become final tasks; slots are freed and refilled
- *   task.c     a task's life, its state, its result
+ *   task.c     a task's life, its state, its result; parcel.c: the blocks that came with that
  *   chunk.c    a map's chunk in parts: split for idle workers, taken apart when its worker dies
  *   cancel.c   cancelling, timeouts, the exception signal and the kill after the grace time
  *   crew.c     worker processes are ordered, signalled, sent away; news.c: born, gone; death.c: what a dead worker
@@ -64,6 +64,9 @@ struct td_obituary {
     char stack[];
 };
 
+struct td_member;
+struct td_parcels;
+
 enum td_doom { TD_DOOM_NONE = 0, TD_DOOM_CANCEL, TD_DOOM_TIMEOUT };
 
 struct td_task {
@@ -99,6 +102,7 @@ struct td_task {
     td_arena *arena; /* of the block; holds a reference */
     uint64_t result_ref;
     uint64_t result_bytes;
+    struct td_parcels *parcels; /* what came with it; NULL: nothing did */
     union {
         uint8_t args[TD_INLINE_ARGS];     /* until final */
         uint8_t result[TD_INLINE_RESULT]; /* from then on */
@@ -112,6 +116,12 @@ void td__task_finish_locked(td_task *task, enum td_task_state state);
 void td__args_free(struct td_args *args);
 /* Drops the task's use of its arguments' block, and of the shared blocks that they name. */
 void td__task_drop_args_locked(td_task *task);
+
+/* parcel.c: takes over the blocks that the worker's table, at the end of the result's block, names. TD_EPROTO: one of
+ * them is none; TD_ENOMEM: they are given back. */
+td_status td__parcels_take_locked(td_task *task, struct td_member *member, uint32_t count);
+/* The end of the task. */
+void td__parcels_drop(struct td_parcels *parcels);
 
 /* group.c: files a final task with its group and the observers. */
 void td__completed_file(td_task *task);

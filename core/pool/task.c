@@ -46,6 +46,8 @@ void td_task_unref(td_task *task)
             td_block_give(task->arena, task->result_ref);
             td_atomic_fetch_sub_relaxed(&task->pool->result_bytes, task->result_bytes);
         }
+        if (task->parcels != NULL)
+            td__parcels_drop(task->parcels);
         td_arena_unref(task->arena);
         td_pool *pool = task->pool;
         free(task->name);

@@ -11,6 +11,8 @@
  *                parent, which may cut `range`.
  *             I2 a block of the arena is in one of three hands: the caller's, the slot's (published results), or the
  *                parent's (lent, from reply on). What the slot names is never freed while it is named.
+ *             I3 a result's parcels are lent, and stand in the table at the end of its block, before the slot says how
+ *                many they are; that only grows, until the block is dropped.
  * Ordering    A and S (ring/) bring the request; C and R carry the reply; T the results of a chunk's items, M the move
  *             of the block that holds them: copy -> release partial_ref -> acquire partial_ref -> read.
  * Crash       at any point: the task claimed is lost, but for the items published, and nothing else.
@@ -27,6 +29,7 @@
 #include "base/trace.h"
 #include "memory/arena.h"
 #include "memory/heap.h"
+#include "memory/nursery.h"
 #include "os/budget.h"
 #include "os/memfd.h"
 #include "os/placement.h"
@@ -54,6 +57,8 @@ struct td_worker {
     td_arena *args;          /* the parent's, attached */
     uint64_t told_sum;       /* of the shared blocks that the parent was told of */
     td_arena *results;       /* our own */
+    td_nursery *nursery;     /* in it; NULL until somebody wants it */
+    uint64_t warm_bytes;     /* of it, at most */
     td_memory_budget memory; /* none until the first block is made */
     bool budgeted;           /* it was made */
     uint64_t from[TD_LANES]; /* in each lane every position below it is claimed */
@@ -66,6 +71,7 @@ struct td_worker {
     td_atomic_u64 position; /* 0: there is none. Atomic for signal handlers */
     int64_t started_ns;
     uint64_t partial_ref;
+    uint64_t enclosing_ref; /* of the block that has the parcels' table */
 };
 
 /* ---- Attach and detach ---------------------------------------------------------------------------------------- */
@@ -112,9 +118,10 @@ static td_status attach_arenas(td_worker *worker, struct td_birth *birth)
     td_memory_budget_none(&worker->memory);
     if (worker->map.head->memory_bytes != 0)
         worker->memory.total = worker->map.head->memory_bytes;
+    worker->warm_bytes = td_memory_share(&worker->memory, (uint64_t)TD_WARM_PARTS * worker->map.worker_count,
+                                         (uint64_t)td_option_int(TD_OPT_WARM_BYTES));
     const td_arena_config config = {
-        .warm_bytes = td_memory_share(&worker->memory, (uint64_t)TD_WARM_PARTS * worker->map.worker_count,
-                                      (uint64_t)td_option_int(TD_OPT_WARM_BYTES)),
+        .warm_bytes = worker->warm_bytes,
         .budget = &worker->memory,
     };
     status = td_arena_own(birth->arena_fd, size, &config, &worker->results);
@@ -165,6 +172,7 @@ void td_worker_detach(td_worker *worker)
 {
     if (worker == NULL)
         return;
+    td_nursery_free(worker->nursery);
     if (worker->results != NULL) {
         td_arena_unref(worker->results);
         td_memory_budget_fini(&worker->memory);
@@ -182,6 +190,17 @@ void td_worker_detach(td_worker *worker)
 uint32_t td_worker_index(const td_worker *worker)
 {
     return worker->index;
+}
+
+td_status td_worker_nursery(td_worker *worker, td_nursery **out)
+{
+    if (worker->nursery == NULL) {
+        const td_status status = td_nursery_new(worker->results, worker->warm_bytes, &worker->nursery);
+        if (status != TD_OK)
+            return status;
+    }
+    *out = worker->nursery;
+    return TD_OK;
 }
 
 /* ---- Coming and going ------------------------------------------------------------------------------------------ */
@@ -311,6 +330,8 @@ static bool spin(td_worker *worker, int64_t until_ns)
 static td_status park(td_worker *worker)
 {
     TD_TRACE(SLEEP, worker->index, worker->from[TD_LANE_NEW]);
+    if (worker->nursery != NULL && td_nursery_stirred(worker->nursery))
+        worker->trimmed = false;
     const int64_t deadline_ns = worker->trimmed ? TD_FOREVER : td_deadline_after(TRIM_AFTER_NS);
     const td_status status = td_doorbell_park_until(&worker->map, worker->index, worker->from, deadline_ns);
     if (status != TD_ETIMEDOUT)
@@ -347,6 +368,32 @@ static td_status search(td_worker *worker, uint32_t *slot, uint64_t *position)
         if (status != TD_OK)
             return status;
     }
+}
+
+/* ---- Parcels --------------------------------------------------------------------------------------------------- */
+
+/* How many parcels are written down at the end of this block. */
+static uint32_t parcels_in(const td_worker *worker, const struct td_block *block)
+{
+    return worker->slot != NULL && block->ref != 0 && worker->enclosing_ref == block->ref
+               ? td_atomic_load_relaxed(&worker->slot->parcels)
+               : 0;
+}
+
+static uint64_t table_bytes(uint32_t parcels)
+{
+    return parcels * sizeof(struct td_parcel);
+}
+
+static struct td_parcel *table_of(const struct td_block *block, uint32_t parcels)
+{
+    return (struct td_parcel *)(void *)((unsigned char *)block->data + block->capacity) - parcels;
+}
+
+static void forget_parcels(td_worker *worker)
+{
+    worker->enclosing_ref = 0;
+    td_atomic_store_relaxed(&worker->slot->parcels, 0);
 }
 
 /* ---- Assignments ----------------------------------------------------------------------------------------------- */
@@ -395,6 +442,7 @@ static td_status begin(td_worker *worker, uint32_t index, uint64_t position, str
     TD_TRACE(CLAIM, index, worker->index);
     worker->slot = slot;
     worker->partial_ref = 0;
+    forget_parcels(worker);
     worker->started_ns = td_now_ns();
     td_atomic_store_relaxed(&slot->started_ns, (uint64_t)worker->started_ns);
     td_atomic_store_seq(&worker->position, position);
@@ -402,6 +450,8 @@ static td_status begin(td_worker *worker, uint32_t index, uint64_t position, str
     if (td_atomic_load_seq(&worker->seat->interrupt) ==
         position) /* its signal came before the position was known */
         raise(SIGURG);
+    if (worker->nursery != NULL)
+        td_nursery_look(worker->nursery);
     if (position % CLAIMS_PER_LOOK == 0) /* not each time: the parent writes to that line */
         answer_wants(worker, TD_WANT_LOW);
     return open_request(worker, slot, out);
@@ -500,6 +550,10 @@ td_status td_worker_block_grow(td_worker *worker, struct td_block *block, uint64
     if (status != TD_OK)
         return status;
     memcpy(grown.data, block->data, used);
+    const uint32_t parcels = parcels_in(worker, block);
+    memcpy(table_of(&grown, parcels), table_of(block, parcels), table_bytes(parcels));
+    if (parcels != 0)
+        worker->enclosing_ref = grown.ref;
     if (worker->partial_ref == block->ref && worker->slot != NULL) {
         TD_EDGE(slot_M, td_atomic_store_release, td_atomic_store_relaxed)
         (&worker->slot->partial_ref, grown.ref); /* M */
@@ -519,6 +573,11 @@ void td_worker_block_drop(td_worker *worker, struct td_block *block)
         td_atomic_store_release(&worker->slot->partial_ref, 0);
         worker->partial_ref = 0;
     }
+    const uint32_t parcels = parcels_in(worker, block);
+    for (uint32_t i = 0; i < parcels; i++)
+        td_arena_reclaim(worker->results, table_of(block, parcels)[i].ref);
+    if (parcels != 0)
+        forget_parcels(worker);
     td_arena_free(worker->results, block->ref);
     block->ref = 0;
 }
@@ -526,6 +585,31 @@ void td_worker_block_drop(td_worker *worker, struct td_block *block)
 void td_worker_block_fill(td_worker *worker, void *to, const void *from, uint64_t bytes)
 {
     td_arena_fill(worker->results, to, from, bytes);
+}
+
+td_status td_worker_enclose(td_worker *worker, const struct td_block *block, uint64_t used,
+                            const struct td_parcel *parcels, uint32_t count)
+{
+    const uint32_t before = parcels_in(worker, block);
+    if (count == 0)
+        return TD_OK;
+    if (worker->slot == NULL || block->ref == 0 || used > block->capacity || before > UINT32_MAX - count ||
+        table_bytes(before + count) > block->capacity - used)
+        return TD_EINVAL;
+    struct td_parcel *table = table_of(block, before + count);
+    for (uint32_t i = 0; i < count; i++) {
+        const td_status status = td_arena_lend(worker->results, parcels[i].ref);
+        if (status == TD_OK)
+            continue;
+        while (i-- > 0)
+            td_arena_reclaim(worker->results, parcels[i].ref);
+        return status;
+    }
+    for (uint32_t i = 0; i < count; i++) /* each before those that were there */
+        table[count - 1 - i] = parcels[i];
+    worker->enclosing_ref = block->ref;
+    td_atomic_store_release(&worker->slot->parcels, before + count);
+    return TD_OK;
 }
 
 void td_worker_publish(td_worker *worker, const struct td_block *block, uint64_t used_bytes,
@@ -542,6 +626,8 @@ void td_worker_publish(td_worker *worker, const struct td_block *block, uint64_t
     TD_EDGE(slot_T, td_atomic_store_release, td_atomic_store_relaxed)(&slot->partial_items, items_done); /* T */
 }
 
+/* ---- Replies --------------------------------------------------------------------------------------------------- */
+
 /* Fills in where the result is; the block passes to the parent. */
 static td_status hand_over(td_worker *worker, const void *bytes, struct td_block *block, uint64_t len)
 {
@@ -553,9 +639,10 @@ static td_status hand_over(td_worker *worker, const void *bytes, struct td_block
             memcpy(slot->result, bytes, len);
         slot->result_ref = 0;
     } else {
-        if (len > block->capacity)
+        const uint32_t parcels = parcels_in(worker, block);
+        if (len > block->capacity - table_bytes(parcels))
             return TD_EINVAL;
-        if (len < block->capacity)
+        if (len < block->capacity && parcels == 0) /* their table is at the end */
             td_arena_shrink(worker->results, block->ref, len);
         const td_status status = td_arena_lend(worker->results, block->ref);
         if (status != TD_OK)
@@ -604,8 +691,9 @@ td_status td_worker_reply(td_worker *worker, bool ok, const void *bytes, struct 
     const uint64_t position = td_atomic_load_relaxed(&worker->position);
     const uint32_t index = (uint32_t)(slot - worker->map.slots);
     const int64_t now = td_now_ns();
-    slot->reply_flags = (ok ? 0 : TD_SLOT_ERROR) | (keep_args && slot->args_ref != 0 ? TD_SLOT_KEEP_ARGS : 0) |
-                        tell_held(worker, slot);
+    slot->reply_flags =
+        (uint16_t)((ok ? 0 : TD_SLOT_ERROR) | (keep_args && slot->args_ref != 0 ? TD_SLOT_KEEP_ARGS : 0) |
+                   tell_held(worker, slot));
     slot->ended_ns = now;
     worker->slot = NULL;
     td_atomic_store_relaxed(&worker->position, 0);

@@ -11,7 +11,7 @@
  *                needs no order: whoever claims has come through the cell (submission.h, A), which carries the request
  *                too.
  *             R: write reply -> release DONE -> acquire DONE -> read reply.
- *             T: write an item's result -> release partial_items -> acquire partial_items -> read the results.
+ *             T: write an item's result, parcels -> release partial_items -> acquire partial_items -> read the results.
  *             M: copy results to a larger block -> release partial_ref -> acquire partial_ref -> read the copies.
  * Crash       a worker's death at any point leaves READY (untouched), CLAIMED (lost, but for the items published) or
  *             DONE (complete).
@@ -103,14 +103,15 @@ struct td_slot {
     uint64_t args_ref; /* in the parent's arena; 0: inline */
     uint64_t args_bytes;
     uint8_t args[TD_INLINE_ARGS];
-    uint32_t request_flags; /* TD_SLOT_SOLE_ARGS */
+    uint16_t request_flags; /* TD_SLOT_SOLE_ARGS */
     /* the reply */
+    uint16_t reply_flags;        /* TD_SLOT_KEEP_ARGS, TD_SLOT_ERROR, TD_SLOT_HELD, TD_SLOT_UNTOLD */
     uint32_t held_count;         /* TD_SLOT_HELD: how many td_held are in that block */
     uint64_t held_ref;           /* in the worker's arena */
+    td_atomic_u32 parcels;       /* blocks that come with the result's, at whose end it is written which */
     td_atomic_u32 partial_items; /* a chunk's items whose results can be read */
-    uint32_t reply_flags;
-    td_atomic_u64 partial_ref; /* of the block that holds them, in the worker's arena */
-    td_atomic_u64 started_ns;  /* of the claim that the word names; 0 until the worker has written it */
+    td_atomic_u64 partial_ref;   /* of the block that holds them, in the worker's arena */
+    td_atomic_u64 started_ns;    /* of the claim that the word names; 0 until the worker has written it */
     int64_t ended_ns;
     uint64_t result_ref; /* in the worker's arena; 0: inline */
     uint64_t result_bytes;

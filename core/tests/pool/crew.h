@@ -49,38 +49,43 @@ struct board {
 };
 
 enum op_code {
-    OP_ADD,         /* a + b */
-    OP_ECHO,        /* the arguments' bytes, however long */
-    OP_SPIN,        /* busy for a ns */
-    OP_GATE,        /* waits at gate a; an interruption is an error, once b signals have come to nothing */
-    OP_DEAF,        /* waits at gate a, whatever the signal */
-    OP_EXIT,        /* _exit(a) */
-    OP_RAISE,       /* dies of signal a */
-    OP_BIG,         /* a block of a bytes of value b */
-    OP_FAIL,        /* an exception's payload: a */
-    OP_FN,          /* the bytes of the function */
-    OP_LEAVE,       /* as after SIGTERM: the worker leaves after it */
-    OP_ITEMS,       /* a chunk: each item's result is a u64, item * 2; at item b: the code in c, with a */
-    OP_ATTEMPT,     /* the number of the attempt; below a it dies */
-    OP_WRITE,       /* overwrites its arguments' block, if it may: 1 */
-    OP_STACK,       /* writes to the stack file, and dies */
-    OP_SEE,         /* the first word of the shared block that is named behind the op */
-    OP_KEEP,        /* the same, and keeps it in place a */
-    OP_LET_GO,      /* the first word of what is in place a, which it lets go of */
-    OP_SEE_AT_GATE, /* opens the block, waits at gate a, and sees */
-    OP_ROGUE,       /* damages shared memory in way a, and waits to be killed */
+    OP_ADD,          /* a + b */
+    OP_ECHO,         /* the arguments' bytes, however long */
+    OP_SPIN,         /* busy for a ns */
+    OP_GATE,         /* waits at gate a; an interruption is an error, once b signals have come to nothing */
+    OP_DEAF,         /* waits at gate a, whatever the signal */
+    OP_EXIT,         /* _exit(a) */
+    OP_RAISE,        /* dies of signal a */
+    OP_BIG,          /* a block of a bytes of value b */
+    OP_FAIL,         /* an exception's payload: a */
+    OP_FN,           /* the bytes of the function */
+    OP_LEAVE,        /* as after SIGTERM: the worker leaves after it */
+    OP_ITEMS,        /* a chunk: each item's result is a u64, item * 2; at item b: the code in c, with a */
+    OP_ATTEMPT,      /* the number of the attempt; below a it dies */
+    OP_WRITE,        /* overwrites its arguments' block, if it may: 1 */
+    OP_STACK,        /* writes to the stack file, and dies */
+    OP_SEE,          /* the first word of the shared block that is named behind the op */
+    OP_KEEP,         /* the same, and keeps it in place a */
+    OP_LET_GO,       /* the first word of what is in place a, which it lets go of */
+    OP_SEE_AT_GATE,  /* opens the block, waits at gate a, and sees */
+    OP_PARCELS,      /* a parcels of b bytes, number i full of i + 1; every other one says that it is a copy */
+    OP_ITEM_PARCELS, /* a chunk: each item's result is a u64 and a parcel of a bytes; dies at item b */
+    OP_ROGUE,        /* damages shared memory in way a, and waits to be killed */
 };
 
 enum rogue {
-    ROGUE_REF,    /* a result in a block that there is not */
-    ROGUE_LENGTH, /* more bytes than a slot holds */
-    ROGUE_COUNT,  /* more completions than there are slots */
-    ROGUE_ENTRY,  /* completions that were never claimed; then dies */
-    ROGUE_HOARD,  /* claims a second task, and dies */
-    ROGUE_RING,   /* dies when it is about to wake the parent's waiter, once that sleeps */
-    ROGUE_WAKE,   /* dies when it is about to wake the other of two workers, once that sleeps */
-    ROGUE_CLOSE,  /* closes all its descriptors */
-    ROGUE_LAG,    /* says that it searches, as one does that has just claimed, and waits at gate 1 */
+    ROGUE_REF,           /* a result in a block that there is not */
+    ROGUE_LENGTH,        /* more bytes than a slot holds */
+    ROGUE_COUNT,         /* more completions than there are slots */
+    ROGUE_ENTRY,         /* completions that were never claimed; then dies */
+    ROGUE_HOARD,         /* claims a second task, and dies */
+    ROGUE_RING,          /* dies when it is about to wake the parent's waiter, once that sleeps */
+    ROGUE_WAKE,          /* dies when it is about to wake the other of two workers, once that sleeps */
+    ROGUE_CLOSE,         /* closes all its descriptors */
+    ROGUE_PARCEL_REF,    /* a parcel in a block that there is not, behind a good one */
+    ROGUE_PARCEL_LENGTH, /* one of more bytes than its block has */
+    ROGUE_PARCEL_COUNT,  /* more than fit the result's block */
+    ROGUE_LAG,           /* says that it searches, as one does that has just claimed, and waits at gate 1 */
 };
 
 struct op {
@@ -254,43 +259,7 @@ static bool crew_act(const struct op *op, uint64_t code)
     }
 }
 
-static void crew_run_items(const struct op *op)
-{
-    struct td_block block;
-    uint64_t used = 0;
-    uint32_t item, done = 0;
-    if (td_worker_block(crew_worker, 64, &block) != TD_OK)
-        _exit(103);
-    while (td_worker_take_item(crew_worker, &item) == TD_OK) {
-        td_atomic_fetch_add_relaxed(&crew_board->runs[item], 1);
-        if (item == op->b && !crew_act(op, op->c))
-            break;
-        if (op->c == OP_SPIN && item != op->b)
-            crew_spin(op->a);
-        if (td_worker_block_grow(crew_worker, &block, used, used + sizeof(uint64_t)) != TD_OK)
-            _exit(104);
-        const uint64_t value = (uint64_t)item * 2;
-        memcpy((char *)block.data + used, &value, sizeof value);
-        used += sizeof value;
-        td_worker_publish(crew_worker, &block, used, ++done);
-        td_atomic_fetch_add_relaxed(&crew_board->runs[item], 1u << 16);
-    }
-    if (td_worker_reply(crew_worker, true, NULL, &block, used, false) != TD_OK)
-        _exit(105);
-}
-
-static void crew_run_big(const struct op *op)
-{
-    struct td_block block;
-    if (td_worker_block(crew_worker, op->a, &block) != TD_OK) {
-        crew_reply(false, 0);
-        return;
-    }
-    memset(block.data, (int)op->b, op->a);
-    crew_finish();
-    if (td_worker_reply(crew_worker, true, NULL, &block, op->a, false) != TD_OK)
-        _exit(106);
-}
+#include "tests/pool/crew_results.h"
 
 #include "tests/pool/crew_rogue.h"
 
@@ -339,6 +308,10 @@ static void crew_run(const struct td_assignment *task)
         return;
     case OP_LET_GO:
         crew_let_go(op.a);
+        return;
+    case OP_PARCELS:
+    case OP_ITEM_PARCELS:
+        crew_send_parcels(&op);
         return;
     case OP_ROGUE:
         crew_go_rogue(op.a);

@@ -82,6 +82,12 @@ __attribute__((noreturn)) static void crew_go_rogue(uint64_t way)
         for (int fd = 3; fd < 256; fd++)
             close(fd);
         break;
+    case ROGUE_PARCEL_REF:
+    case ROGUE_PARCEL_LENGTH:
+    case ROGUE_PARCEL_COUNT:
+        crew_forge_table(slot, (enum rogue)way);
+        td_completion_push(&crew_map, worker, slot, td_cell_position(current));
+        break;
     case ROGUE_LAG:
         td_atomic_store_seq(&crew_map.states[worker], TD_SEAT_SEARCHING);
         crew_wait_deaf(1);

@@ -153,7 +153,7 @@ TEST_UNUSED static td_status push_task(struct small_pool *pool, uint32_t factor,
     td_atomic_store_relaxed(&slot->partial_ref, 0);
     slot->fn = factor;
     slot->fn_ref = 0;
-    slot->request_flags = flags;
+    slot->request_flags = (uint16_t)flags;
     slot->args_ref = args != NULL ? args->ref : 0;
     slot->args_bytes = sizeof number;
     memcpy(args != NULL ? args->data : slot->args, &number, sizeof number);

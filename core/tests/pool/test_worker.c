@@ -2,6 +2,7 @@
  * its own, so that ThreadSanitizer sees the order within each side, and that between them in ring/ only. */
 #include <pthread.h>
 
+#include "memory/nursery.h"
 #include "os/event.h"
 #include "tests/pool/small_pool.h"
 
@@ -311,6 +312,120 @@ TD_TEST(published_items_move_with_their_block)
     CHECK_EQ(td_atomic_load_relaxed(&slot->partial_items), 0u);
     CHECK_EQ(td_atomic_load_relaxed(&slot->partial_ref), 0u);
     td_worker_block_drop(worker, &block);
+    small_pool_end(&pool, worker);
+}
+
+/* ---- Parcels ---- */
+
+static struct td_parcel parcel_of(td_worker *worker, uint64_t bytes)
+{
+    struct td_block block;
+    REQUIRE_OK(td_worker_block(worker, bytes, &block));
+    return (struct td_parcel){.ref = block.ref, .bytes = bytes};
+}
+
+static td_status peek_parcel(const struct small_pool *pool, const struct td_parcel *parcel)
+{
+    void *data;
+    return td_arena_peek(pool->seats[0].results, parcel->ref, parcel->bytes, &data);
+}
+
+/* The table, from its end. */
+static const struct td_parcel *enclosed(const struct td_block *block, uint32_t number)
+{
+    return (const struct td_parcel *)(const void *)((const char *)block->data + block->capacity) - 1 - number;
+}
+
+TD_TEST(parcels_stand_at_the_end_of_the_block_wherever_it_grows)
+{
+    struct small_pool pool;
+    td_worker *worker = small_pool_with_worker(&pool, 4, 1);
+    struct td_slot *slot = &pool.rig.map.slots[0];
+    struct td_block block;
+    struct td_parcel parcels[5];
+    uint64_t position;
+    REQUIRE_OK(push_task(&pool, 1, 0, NULL, 0, &position));
+    take_next(worker);
+    REQUIRE_OK(td_worker_block(worker, 8 + 5 * sizeof parcels[0], &block));
+    memcpy(block.data, "results", 8);
+    for (uint32_t i = 0; i < 5; i++)
+        parcels[i] = parcel_of(worker, 100 + i);
+    CHECK_OK(td_worker_enclose(worker, &block, 8, parcels, 2));
+    REQUIRE_OK(td_worker_block_grow(worker, &block, 8, 100000));
+    CHECK_OK(td_worker_enclose(worker, &block, 8, parcels + 2, 3));
+    CHECK_OK(td_worker_enclose(worker, &block, 8, NULL, 0));
+    CHECK_EQ(td_atomic_load_relaxed(&slot->parcels), 5u);
+    for (uint32_t i = 0; i < 5; i++) {
+        CHECK_MEM(enclosed(&block, i), &parcels[i], sizeof parcels[i]);
+        CHECK_OK(peek_parcel(&pool, &parcels[i]));
+    }
+    const uint64_t most = block.capacity - 5 * sizeof parcels[0];
+    CHECK_STATUS(td_worker_reply(worker, true, NULL, &block, most + 1, false), TD_EINVAL);
+    const uint64_t ref = block.ref;
+    CHECK_OK(td_worker_reply(worker, true, NULL, &block, 8, false));
+    CHECK_EQ(slot->result_ref, ref);
+    CHECK_OK(td_block_give(pool.seats[0].results, ref));
+    for (uint32_t i = 0; i < 5; i++)
+        CHECK_OK(td_block_give(pool.seats[0].results, parcels[i].ref));
+    small_pool_end(&pool, worker);
+}
+
+TD_TEST(parcels_end_with_a_block_that_is_dropped)
+{
+    struct small_pool pool;
+    td_worker *worker = small_pool_with_worker(&pool, 4, 1);
+    struct td_block block, other;
+    uint64_t position;
+    REQUIRE_OK(push_task(&pool, 1, 0, NULL, 0, &position));
+    take_next(worker);
+    const struct td_parcel parcel = parcel_of(worker, 1000);
+    REQUIRE_OK(td_worker_block(worker, 1000, &block));
+    REQUIRE_OK(td_worker_block(worker, 1000, &other));
+    CHECK_OK(td_worker_enclose(worker, &block, 8, &parcel, 1));
+    td_worker_block_drop(worker, &other);
+    CHECK_OK(peek_parcel(&pool, &parcel));
+    td_worker_block_drop(worker, &block);
+    CHECK_STATUS(peek_parcel(&pool, &parcel), TD_EPROTO);
+    CHECK_EQ(td_atomic_load_relaxed(&pool.rig.map.slots[0].parcels), 0u);
+    REQUIRE_OK(td_worker_reply(worker, true, NULL, NULL, 0, false));
+    small_pool_end(&pool, worker);
+}
+
+TD_TEST(parcels_that_cannot_be_are_refused_and_stay_the_workers)
+{
+    struct small_pool pool;
+    td_worker *worker = small_pool_with_worker(&pool, 4, 1);
+    struct td_block block;
+    struct td_parcel parcels[2];
+    uint64_t position;
+    REQUIRE_OK(push_task(&pool, 1, 0, NULL, 0, &position));
+    take_next(worker);
+    parcels[0] = parcel_of(worker, 1000);
+    parcels[1] = (struct td_parcel){.ref = parcels[0].ref + 64, .bytes = 10};
+    REQUIRE_OK(td_worker_block(worker, 1000, &block));
+    CHECK_STATUS(td_worker_enclose(worker, &block, 8, parcels, 2), TD_EINVAL);
+    CHECK_STATUS(td_worker_enclose(worker, &block, block.capacity - 23, parcels, 1), TD_EINVAL);
+    CHECK_STATUS(td_worker_enclose(worker, &block, block.capacity + 1, parcels, 1), TD_EINVAL);
+    CHECK_EQ(td_atomic_load_relaxed(&pool.rig.map.slots[0].parcels), 0u);
+    CHECK_STATUS(td_block_give(pool.seats[0].results, parcels[0].ref),
+                 TD_EPROTO); /* not lent, or given back by it */
+    td_worker_block_drop(worker, &block);
+    small_pool_end(&pool, worker);
+}
+
+TD_TEST(arrays_are_born_where_results_go)
+{
+    struct small_pool pool;
+    td_worker *worker = small_pool_with_worker(&pool, 4, 1);
+    td_nursery *nursery = NULL, *same = NULL;
+    struct td_block block;
+    REQUIRE_OK(td_worker_nursery(worker, &nursery));
+    REQUIRE_OK(td_worker_nursery(worker, &same));
+    CHECK(nursery == same && nursery != NULL);
+    REQUIRE_OK(td_worker_block(worker, 300000, &block));
+    void *data = block.data;
+    td_worker_block_drop(worker, &block);
+    CHECK(td_nursery_take(nursery, 300000) == data);
     small_pool_end(&pool, worker);
 }
 
