@@ -142,6 +142,8 @@ static void birth_dealloc(PyObject *object)
     Py_XDECREF(self->name_stdout);
     Py_XDECREF(self->name_stderr);
     Py_XDECREF(self->name_flush);
+    Py_XDECREF(self->moves.name_numpy);
+    PyMem_Free(self->moves.parcels);
     for (uint32_t i = 0; i < TB_FUNCTIONS; i++) {
         Py_XDECREF(self->functions[i].callable);
         Py_XDECREF(self->functions[i].refresh);

@@ -3,6 +3,7 @@
 #define TB_BIRTH_H
 
 #include "codec_internal.h"
+#include "move.h"
 
 #define TB_FUNCTIONS 256u /* slots of the table of callables, a power of two */
 
@@ -22,6 +23,7 @@ struct tb_birth {
     bool interrupted; /* the running assignment was told to stop */
     bool disowned;    /* a child that a task forked: the worker is its parent */
     int64_t flushed_at;
+    struct tb_moves moves;
     struct tb_function functions[TB_FUNCTIONS];
 };
 

@@ -131,6 +131,10 @@ PyObject *tb_lease_new(struct tb_codec *codec, void (*release)(void *ctx, uint64
                        uint64_t ref, bool writable);
 /* Are there views besides the caller's own reference? */
 bool tb_lease_is_shared(PyObject *lease);
+/* The payload came with parcels: `open` gives the bytes of number i, and a lease of their own (a new reference; NULL
+ * with an exception), from the lease's ctx. */
+typedef PyObject *tb_parcel_opener(struct tb_codec *codec, void *ctx, uint32_t i, struct td_view *view);
+void tb_lease_set_parcels(PyObject *lease, tb_parcel_opener *open);
 
 /* ---- Decoding ---------------------------------------------------------------------------------------------
  * lease may be NULL: then large buffers are copied. */

@@ -30,6 +30,8 @@ void tb_lease_arm(PyObject *lease);
 /* A view of [data, data+len) that keeps the lease. */
 PyObject *tb_span_new(struct tb_codec *codec, PyObject *lease, const void *data, uint64_t len, bool readonly);
 bool tb_lease_is_writable(PyObject *lease);
+/* Parcel i: see tb_lease_set_parcels. CorruptData where the payload came with none. */
+PyObject *tb_lease_open_parcel(struct tb_codec *codec, PyObject *lease, uint32_t i, struct td_view *view);
 
 /* A writable view of memory that shows [data, data+len), where that is to be had and cheaper than a copy: 1; else 0; or
  * -1 with an exception. */

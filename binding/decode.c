@@ -20,11 +20,29 @@ static PyObject *view_span(PyObject *span)
     return view;
 }
 
+/* A buffer in a block of its own, which nobody else reads. */
+static PyObject *open_parcel(struct tb_codec *codec, const struct tb_span_entry *entry, PyObject *lease)
+{
+    struct td_view view;
+    PyObject *buffer = NULL, *own = tb_lease_open_parcel(codec, lease, entry->parcel - 1, &view);
+    if (own == NULL)
+        return NULL;
+    if (entry->offset > view.bytes || entry->len > view.bytes - entry->offset)
+        tb_codec_raise_corrupt(codec, "a buffer lies outside its parcel");
+    else
+        buffer = view_span(tb_span_new(codec, own, (const uint8_t *)view.data + entry->offset, entry->len,
+                                       entry->readonly != 0));
+    Py_DECREF(own);
+    return buffer;
+}
+
 /* A buffer as the object had it: writable or read-only; in the block where the lease allows, else a copy. */
 static PyObject *make_buffer(struct tb_codec *codec, const struct tb_pickle *pickle, uint32_t i,
                              PyObject *lease)
 {
     struct tb_span_entry entry = tb_pickle_span(pickle, i);
+    if (entry.parcel != 0)
+        return open_parcel(codec, &entry, lease);
     const uint8_t *data = pickle->payload + entry.offset;
     bool readonly = entry.readonly != 0;
     if (lease != NULL && (readonly || tb_lease_is_writable(lease)))

@@ -188,27 +188,40 @@ int tb_encode_call_objects(struct tb_codec *codec, PyObject *args, PyObject *kwa
     return emit_pickled(codec, dump_call(codec, args, kwargs, flags), small, cap, room, out);
 }
 
-int tb_encode_value(struct tb_codec *codec, PyObject *value, uint8_t *small, size_t cap,
-                    const struct tb_room *room, struct tb_payload *out)
+int tb_encode_compact(PyObject *value, uint8_t *small, size_t cap, const struct tb_room *room,
+                      struct tb_payload *out)
 {
     struct tb_writer w = {small, small + cap, NULL};
     enum tb_outcome outcome = tb_put_value(&w, value);
     out->block = (struct td_block){0};
     if (outcome == TB_WROTE) {
         out->len = (uint64_t)(w.at - small);
-        return 0;
+        return 1;
     }
     uint64_t bytes = outcome == TB_NO_FIT ? tb_measure_value(value, NULL) : 0;
-    if (bytes == 0) {
-        PyObject *dump = tb_codec_import(&codec->dump_result, "treadle._travel", "dump_result");
-        return dump == NULL ? -1 : emit_pickled(codec, PyObject_CallOneArg(dump, value), small, cap, room, out);
-    }
+    if (bytes == 0)
+        return 0;
     if (take_block(room, bytes, out) < 0)
         return -1;
     w = (struct tb_writer){out->block.data, (uint8_t *)out->block.data + bytes, NULL};
     (void)tb_put_value(&w, value);
     out->len = (uint64_t)(w.at - (uint8_t *)out->block.data);
-    return 0;
+    return 1;
+}
+
+PyObject *tb_dump_result(struct tb_codec *codec, PyObject *value)
+{
+    PyObject *dump = tb_codec_import(&codec->dump_result, "treadle._travel", "dump_result");
+    return dump == NULL ? NULL : PyObject_CallOneArg(dump, value);
+}
+
+int tb_encode_value(struct tb_codec *codec, PyObject *value, uint8_t *small, size_t cap,
+                    const struct tb_room *room, struct tb_payload *out)
+{
+    const int done = tb_encode_compact(value, small, cap, room, out);
+    if (done != 0)
+        return done < 0 ? -1 : 0;
+    return emit_pickled(codec, tb_dump_result(codec, value), small, cap, room, out);
 }
 
 int tb_encode_error(struct tb_codec *codec, PyObject *exception, uint8_t *small, size_t cap,

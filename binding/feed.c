@@ -120,12 +120,12 @@ void tb_map_unkeep(struct tb_map *map)
 /* `part` is back: so many bytes for each item. */
 static void measure_bytes(struct tb_map *map, const td_task *part)
 {
-    struct td_view view;
+    const uint64_t sum = td_task_result_bytes(part);
     uint32_t begin, end;
     td_task_range(part, &begin, &end);
-    if (begin >= end || td_task_result(part, &view) != TD_OK)
+    if (begin >= end || sum == 0)
         return;
-    const uint64_t bytes = view.bytes / (end - begin);
+    const uint64_t bytes = sum / (end - begin);
     struct tb_pace *pace = &map->pace;
     pace->item_bytes = pace->item_bytes == 0 ? bytes : (pace->item_bytes * 3 + bytes) / 4;
 }

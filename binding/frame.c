@@ -41,7 +41,9 @@ bool tb_pickle_open(const void *data, uint64_t len, struct tb_pickle *out)
     out->spans = spans;
     for (uint32_t i = 0; i < spans; i++) {
         struct tb_span_entry entry = tb_pickle_span(out, i);
-        if (entry.offset % TB_ALIGN != 0 || entry.offset > len || entry.len > len - entry.offset)
+        const bool in_payload =
+            entry.offset % TB_ALIGN == 0 && entry.offset <= len && entry.len <= len - entry.offset;
+        if (entry.parcel == 0 ? !in_payload : entry.len > UINT64_MAX - entry.offset)
             return false;
     }
     return true;
@@ -52,6 +54,11 @@ struct tb_span_entry tb_pickle_span(const struct tb_pickle *pickle, uint32_t i)
     struct tb_span_entry entry;
     memcpy(&entry, pickle->payload + TB_PICKLE_HEAD + i * sizeof entry, sizeof entry);
     return entry;
+}
+
+void tb_pickle_span_write(uint8_t *payload, uint32_t i, const struct tb_span_entry *entry)
+{
+    memcpy(payload + TB_PICKLE_HEAD + i * sizeof *entry, entry, sizeof *entry);
 }
 
 /* ---- Chunks ----------------------------------------------------------------------------------------------- */

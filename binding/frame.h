@@ -10,7 +10,8 @@
  *   memory error    'M' text               an error that must fit anywhere: UTF-8, to the end of the payload
  *
  * 'P':   0 tag, 3 zero bytes | 4 u32 nbuffers | 8 u64 pickle_len | 16 nbuffers x tb_span_entry | pickle | buffers
- *        A buffer starts at a multiple of 64 from the payload's start; so does such a payload in whatever holds it.
+ *        A buffer starts at a multiple of 64 from the payload's start; so does such a payload in whatever holds it. Or
+ *        it lies in a block of its own that came along: one of the parcels of the result that the payload is part of.
  *
  * A chunk's arguments: u32 items, then a byte that says how they are laid out:
  *   narrow, wide    items+1 offsets (u32, u64) of the calls, from the start of the chunk
@@ -230,10 +231,11 @@ static inline bool tb_read_item(struct tb_reader *reader, struct tb_item *out)
     }
 }
 
-/* A buffer behind a pickle. */
+/* A buffer of a pickle. */
 struct tb_span_entry {
-    uint64_t offset, len; /* from the payload's start */
-    uint64_t readonly;
+    uint64_t offset, len; /* from the start of the payload, or of the parcel */
+    uint32_t parcel;      /* its number, from 1; 0: the buffer is in the payload */
+    uint32_t readonly;
 };
 
 struct tb_pickle {
@@ -244,10 +246,12 @@ struct tb_pickle {
 
 #define TB_PICKLE_HEAD 16u
 
-/* Reads the head of a 'P' payload and checks it and all its entries. */
+/* Reads the head of a 'P' payload and checks it and all its entries; of what is in parcels, whoever has those must. */
 bool tb_pickle_open(const void *data, uint64_t len, struct tb_pickle *out);
 /* Entry i < spans of an open pickle; checked already. */
 struct tb_span_entry tb_pickle_span(const struct tb_pickle *pickle, uint32_t i);
+/* Writes it, in a payload. */
+void tb_pickle_span_write(uint8_t *payload, uint32_t i, const struct tb_span_entry *entry);
 
 /* Passes one value with all its children; false when it is wrong. */
 bool tb_skip_value(struct tb_reader *reader);

@@ -1,8 +1,8 @@
 /* lease.c: what keeps a block alive while decoded objects look into it.
  *
- * A lease stands for one payload in an arena's block; a span is a buffer of that payload, exported by the buffer
- * protocol (NumPy's arrays, memoryviews). Spans hold the lease, the lease's end gives the block back.
- * A span may be private: a mapping of its own of the same pages, which are copied as they are written to.
+ * A lease stands for one payload in an arena's block, or for a parcel that came with one; a span is a buffer of that
+ * payload, exported by the buffer protocol (NumPy's arrays, memoryviews). Spans hold the lease, the lease's end gives
+ * the block back. A span may be private: a mapping of its own of the same pages, each copied when it is written to.
  * Invariants  L1 a span's memory lies inside the payload (frame.c checked it) and outlives the span; or is its own.
  *             L2 an armed lease calls release exactly once.
  * Crash       the block is its owner's to sweep.   Tests  tests/unit/test_codec.py */
@@ -16,7 +16,8 @@ struct lease {
     PyObject_HEAD void (*release)(void *ctx, uint64_t ref);
     void *ctx;
     uint64_t ref;
-    td_worker *worker; /* NULL: there are no private views */
+    td_worker *worker;      /* NULL: there are no private views */
+    tb_parcel_opener *open; /* NULL: there are no parcels */
     bool writable, armed;
 };
 
@@ -38,6 +39,7 @@ PyObject *tb_lease_new(struct tb_codec *codec, void (*release)(void *ctx, uint64
     lease->ctx = ctx;
     lease->ref = ref;
     lease->worker = NULL;
+    lease->open = NULL;
     lease->writable = writable;
     lease->armed = true;
     return (PyObject *)lease;
@@ -62,6 +64,20 @@ bool tb_lease_is_shared(PyObject *lease)
 bool tb_lease_is_writable(PyObject *lease)
 {
     return ((struct lease *)lease)->writable;
+}
+
+void tb_lease_set_parcels(PyObject *lease, tb_parcel_opener *open)
+{
+    ((struct lease *)lease)->open = open;
+}
+
+PyObject *tb_lease_open_parcel(struct tb_codec *codec, PyObject *object, uint32_t i, struct td_view *view)
+{
+    const struct lease *lease = (const struct lease *)object;
+    if (lease != NULL && lease->open != NULL)
+        return lease->open(codec, lease->ctx, i, view);
+    tb_codec_raise_corrupt(codec, "a buffer is in a parcel, and none came");
+    return NULL;
 }
 
 static void lease_dealloc(PyObject *self)

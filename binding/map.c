@@ -24,8 +24,10 @@ static void part_drop(struct tb_map *map)
     map->part_left = 0;
     Py_CLEAR(map->lease);
     Py_CLEAR(map->part_error);
-    if (part != NULL)
+    if (part != NULL) {
+        td_task_drop_parcels(part);
         td_task_unref(part);
+    }
 }
 
 static void cancel_chain(td_task *task)

@@ -5,7 +5,12 @@
 
 #include "memory/copy.h"
 
-#define COPY_WITHOUT_GIL_BYTES (UINT64_C(1) << 20)
+#define FILL_WITHOUT_GIL_BYTES (UINT64_C(1) << 20)
+
+static bool is_elsewhere(const struct tb_pickled *p, uint32_t i)
+{
+    return p->elsewhere != NULL && p->elsewhere[i].parcel != 0;
+}
 
 int tb_pickled_measure(struct tb_pickled *p)
 {
@@ -33,7 +38,8 @@ int tb_pickled_measure(struct tb_pickled *p)
             PyErr_SetString(PyExc_BufferError, "an out-of-band buffer must be contiguous");
             return -1;
         }
-        p->total = tb_align_up(p->total) + (uint64_t)view->len;
+        if (!is_elsewhere(p, i))
+            p->total = tb_align_up(p->total) + (uint64_t)view->len;
     }
     return 0;
 }
@@ -41,6 +47,7 @@ int tb_pickled_measure(struct tb_pickled *p)
 int tb_pickled_open(struct tb_pickled *p, PyObject *pair)
 {
     p->pair = pair;
+    p->elsewhere = NULL;
     if (pair == NULL)
         return -1;
     if (tb_pickled_measure(p) == 0)
@@ -49,7 +56,7 @@ int tb_pickled_open(struct tb_pickled *p, PyObject *pair)
     return -1;
 }
 
-static void copy_large(uint8_t *at, const void *data, uint64_t bytes, const struct tb_room *room)
+static void fill(const struct tb_room *room, void *at, const void *data, uint64_t bytes)
 {
     if (room != NULL && room->fill != NULL)
         room->fill(room->ctx, at, data, bytes);
@@ -57,13 +64,13 @@ static void copy_large(uint8_t *at, const void *data, uint64_t bytes, const stru
         td_copy(at, data, bytes);
 }
 
-static void copy(uint8_t *at, const void *data, uint64_t bytes, const struct tb_room *room)
+void tb_room_fill(const struct tb_room *room, void *at, const void *data, uint64_t bytes)
 {
-    if (bytes < COPY_WITHOUT_GIL_BYTES) {
-        copy_large(at, data, bytes, room);
+    if (bytes < FILL_WITHOUT_GIL_BYTES) {
+        fill(room, at, data, bytes);
         return;
     }
-    Py_BEGIN_ALLOW_THREADS copy_large(at, data, bytes, room);
+    Py_BEGIN_ALLOW_THREADS fill(room, at, data, bytes);
     Py_END_ALLOW_THREADS
 }
 
@@ -71,7 +78,7 @@ void tb_pickled_write(const struct tb_pickled *p, uint8_t *at, const struct tb_r
 {
     if (p->spans == 0) {
         at[0] = TB_PICKLE;
-        copy(at + 1, PyBytes_AS_STRING(p->bytes), p->pickle_len, room);
+        tb_room_fill(room, at + 1, PyBytes_AS_STRING(p->bytes), p->pickle_len);
         return;
     }
     memset(at, 0, TB_PICKLE_HEAD);
@@ -79,15 +86,19 @@ void tb_pickled_write(const struct tb_pickled *p, uint8_t *at, const struct tb_r
     memcpy(at + 4, &p->spans, 4);
     memcpy(at + 8, &p->pickle_len, 8);
     uint64_t end = TB_PICKLE_HEAD + p->spans * sizeof(struct tb_span_entry);
-    copy(at + end, PyBytes_AS_STRING(p->bytes), p->pickle_len, room);
+    tb_room_fill(room, at + end, PyBytes_AS_STRING(p->bytes), p->pickle_len);
     end += p->pickle_len;
     for (uint32_t i = 0; i < p->spans; i++) {
+        if (is_elsewhere(p, i)) {
+            tb_pickle_span_write(at, i, &p->elsewhere[i]);
+            continue;
+        }
         const Py_buffer *view = PyPickleBuffer_GetBuffer(PyList_GET_ITEM(p->buffers, i));
         uint64_t offset = tb_align_up(end);
-        struct tb_span_entry entry = {offset, (uint64_t)view->len, view->readonly != 0};
+        struct tb_span_entry entry = {offset, (uint64_t)view->len, 0, view->readonly != 0};
         memset(at + end, 0, offset - end);
-        memcpy(at + TB_PICKLE_HEAD + i * sizeof entry, &entry, sizeof entry);
-        copy(at + offset, view->buf, entry.len, room);
+        tb_pickle_span_write(at, i, &entry);
+        tb_room_fill(room, at + offset, view->buf, entry.len);
         end = offset + entry.len;
     }
 }

@@ -11,6 +11,7 @@ struct tb_pickled {
     PyObject *pair, *bytes, *buffers, *blocks;
     uint64_t pickle_len, total;
     uint32_t spans;
+    const struct tb_span_entry *elsewhere; /* of each buffer: where it is if it is in a parcel; NULL: none is */
 };
 
 /* The next multiple of TB_ALIGN. */
@@ -23,9 +24,16 @@ static inline uint64_t tb_align_up(uint64_t value)
 int tb_pickled_open(struct tb_pickled *p, PyObject *pair);
 /* The same of p->pair, which stays the caller's. */
 int tb_pickled_measure(struct tb_pickled *p);
+/* Copies into a block of the room's, or of anybody's where that is NULL; without the GIL where that takes long. */
+void tb_room_fill(const struct tb_room *room, void *at, const void *data, uint64_t bytes);
 /* Writes p->total bytes at a place that is 64-aligned where there are buffers; in a block of the room, or NULL. */
 void tb_pickled_write(const struct tb_pickled *p, uint8_t *at, const struct tb_room *room);
 
+/* A compact value: 1; 0: it is not compact; -1 with an exception. */
+int tb_encode_compact(PyObject *value, uint8_t *small, size_t cap, const struct tb_room *room,
+                      struct tb_payload *out);
+/* Any value, as a new (bytes, buffers); NULL with an exception. */
+PyObject *tb_dump_result(struct tb_codec *codec, PyObject *value);
 /* A call in vectorcall form, as a new (bytes, buffers); NULL with an exception. */
 PyObject *tb_dump_vector(struct tb_codec *codec, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
                          unsigned flags);

@@ -1,7 +1,9 @@
 /* settle.c: from a final task to Python objects, in the thread that asks.
  * Invariants  I1 the outcome is stored once; who decodes at the same moment drops its copy and takes the stored one.
- *             I2 a result's block lives as long as a view of it: the lease holds task and pool.
+ *             I2 a result's block lives as long as a view of it: the lease holds task and pool. A parcel's lives by
+ *                itself: once the result was read, only views of it keep it.
  * Crash       nothing here outlives the process.   Tests  tests/unit/test_future_engine.py */
+#include "codec_internal.h"
 #include "future.h"
 
 void tb_spent_from(const td_task *task, struct tb_spent *spent)
@@ -37,6 +39,26 @@ static void result_release(void *ctx, uint64_t ref)
     PyMem_Free(hold);
 }
 
+static void parcel_release(void *ctx, uint64_t ref)
+{
+    (void)ref;
+    td_parcel_unref(ctx);
+}
+
+static PyObject *parcel_open(struct tb_codec *codec, void *ctx, uint32_t i, struct td_view *view)
+{
+    const struct result_hold *hold = ctx;
+    td_parcel_ref *parcel;
+    if (td_task_parcel(hold->task, i, &parcel, view) != TD_OK) {
+        tb_codec_raise_corrupt(codec, "a buffer's parcel did not come");
+        return NULL;
+    }
+    PyObject *lease = tb_lease_new(codec, parcel_release, parcel, view->ref, true);
+    if (lease == NULL)
+        td_parcel_unref(parcel);
+    return lease;
+}
+
 int tb_task_lease(struct tb_state *state, td_task *task, struct tb_handle *handle, const struct td_view *view,
                   PyObject **lease)
 {
@@ -55,6 +77,8 @@ int tb_task_lease(struct tb_state *state, td_task *task, struct tb_handle *handl
         result_release(hold, 0);
         return -1;
     }
+    if (td_task_parcels(task) != 0)
+        tb_lease_set_parcels(*lease, parcel_open);
     return 0;
 }
 
@@ -144,6 +168,7 @@ int tb_future_settle(struct tb_state *state, struct tb_future *future)
         }
         Py_END_CRITICAL_SECTION();
         if (first) { /* the references that the future had */
+            td_task_drop_parcels(task);
             td_task_unref(task);
             Py_DECREF(handle);
         } else {

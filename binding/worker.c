@@ -179,11 +179,6 @@ static void call_after_task(struct tb_birth *self)
 static td_status reply(struct tb_birth *self, bool ok, const void *small, struct td_block *block, uint64_t len,
                        PyObject *lease)
 {
-    if (self->disowned) {
-        Py_XDECREF(lease);
-        PyErr_Clear();
-        return TD_ECLOSED; /* a child came back from the call that forked it */
-    }
     call_after_task(self);
     bool keep = lease != NULL && tb_lease_is_shared(lease);
     if (keep)
@@ -196,6 +191,23 @@ static td_status reply(struct tb_birth *self, bool ok, const void *small, struct
     return status;
 }
 
+/* The parcels of the value that was encoded last go with the block that it is in; `used`: of that, to the value's end.
+ * A failure is a bug's, and ends the worker. */
+static td_status enclose(struct tb_birth *self, const struct td_block *block, uint64_t used, uint32_t first)
+{
+    const struct tb_moves *moves = &self->moves;
+    return td_worker_enclose(self->worker, block, used, moves->parcels + first, moves->count - first);
+}
+
+/* A child that a task forked has come to the end of the call. */
+static td_status come_back_as_child(PyObject *result, PyObject *lease)
+{
+    PyErr_Clear();
+    Py_XDECREF(result);
+    Py_XDECREF(lease);
+    return TD_ECLOSED;
+}
+
 static td_status run_task(struct tb_birth *self, const struct td_assignment *task)
 {
     uint8_t small[TD_INLINE_RESULT];
@@ -206,20 +218,18 @@ static td_status run_task(struct tb_birth *self, const struct td_assignment *tas
         goto failed;
     if (task->args.ref != 0 && (lease = lease_for(self, task)) == NULL)
         goto failed;
+    tb_moves_begin(&self->moves, self->worker, &room);
     Py_INCREF(function); /* the call may load others into its slot */
     result = tb_decode_and_call(self->codec, function, args_of(task), task->args.bytes, lease, NULL);
     Py_DECREF(function);
-    if (self->disowned) { /* the arena in which the result would be written is the worker's */
-        Py_XDECREF(result);
-        return reply(self, true, small, &payload.block, 0, lease);
-    }
+    if (self->disowned) /* what it has to say is written nowhere */
+        return come_back_as_child(result, lease);
     if (result == NULL)
         goto failed;
-    int rc = tb_encode_value(self->codec, result, small, sizeof small, &room, &payload);
-    Py_DECREF(result);
-    if (rc < 0)
+    if (tb_encode_moving(self->codec, &self->moves, result, small, sizeof small, &room, &payload) < 0)
         goto failed;
-    return reply(self, true, small, &payload.block, payload.len, lease);
+    const td_status enclosed = enclose(self, &payload.block, payload.len, 0);
+    return enclosed != TD_OK ? enclosed : reply(self, true, small, &payload.block, payload.len, lease);
 failed:
     encode_raised(self, small, sizeof small, &room, &payload);
     return reply(self, false, small, &payload.block, payload.len, lease);
@@ -227,15 +237,21 @@ failed:
 
 /* ---- A chunk ---------------------------------------------------------------------------------------------- */
 
-/* The block that a chunk's records are written to, one after the other. */
+/* The block that a chunk's records are written to, one after the other; the table of their parcels is at its end. */
 struct output {
     struct tb_birth *self;
     struct td_block block;
     uint64_t used;
 };
 
+static uint64_t output_table(const struct output *out)
+{
+    return out->self->moves.count * sizeof(struct td_parcel);
+}
+
 static int output_reserve(struct output *out, uint64_t end)
 {
+    end += output_table(out);
     if (end <= out->block.capacity)
         return 0;
     uint64_t bytes = out->block.capacity * 2 > end ? out->block.capacity * 2 : end;
@@ -265,34 +281,44 @@ static void output_fill(void *ctx, void *to, const void *from, uint64_t bytes)
     worker_fill(((struct output *)ctx)->self, to, from, bytes);
 }
 
-/* Appends a record: the value, or where value is NULL the exception that is set. */
-static void output_append_record(struct output *out, PyObject *value)
+/* Where the next record's payload goes if it is small, and how much of it fits there. */
+static uint8_t *output_rest(const struct output *out, size_t *cap)
 {
-    struct tb_room room = {output_take, output_drop, output_fill, out};
-    struct tb_payload payload = {0};
-    uint64_t at = tb_record_payload_at(out->used, false);
-    uint8_t *small = (uint8_t *)out->block.data + at;
-    size_t cap = out->block.capacity - at;
-    enum tb_record_kind kind = TB_RECORD_VALUE;
-    if (value == NULL || tb_encode_value(out->self->codec, value, small, cap, &room, &payload) < 0) {
-        kind = TB_RECORD_ERROR;
-        /* A block that had to move did so with success: small is where it was. */
-        encode_raised(out->self, small, RECORD_ROOM - TB_RECORD_HEAD, &room, &payload);
-    }
-    if (payload.block.data != NULL)
-        at = tb_record_payload_at(out->used, true);
-    out->used = tb_record_write(out->block.data, out->used, at, payload.len, kind);
+    const uint64_t at = tb_record_payload_at(out->used, false);
+    *cap = out->block.capacity - output_table(out) - at;
+    return (uint8_t *)out->block.data + at;
 }
 
-/* Appends an item's result: a value that is compact and fits stands by itself. */
-static void output_append(struct output *out, PyObject *value)
+/* Appends a record: the value, whose reference it takes, or where value is NULL the exception that is set. */
+static td_status output_append_record(struct output *out, PyObject *value)
+{
+    struct tb_birth *self = out->self;
+    struct tb_room room = {output_take, output_drop, output_fill, out};
+    struct tb_payload payload = {0};
+    size_t cap;
+    uint8_t *small = output_rest(out, &cap);
+    const uint32_t first = self->moves.count;
+    enum tb_record_kind kind = TB_RECORD_VALUE;
+    if (value == NULL || tb_encode_moving(self->codec, &self->moves, value, small, cap, &room, &payload) < 0) {
+        kind = TB_RECORD_ERROR;
+        small = output_rest(out, &cap); /* the block may have moved */
+        encode_raised(self, small, RECORD_ROOM - TB_RECORD_HEAD, &room, &payload);
+    }
+    const uint64_t at = tb_record_payload_at(out->used, payload.block.data != NULL);
+    out->used = tb_record_write(out->block.data, out->used, at, payload.len, kind);
+    return enclose(self, &out->block, out->used, first);
+}
+
+/* Appends an item's result, whose reference it takes: a value that is compact and fits stands by itself. */
+static td_status output_append(struct output *out, PyObject *value)
 {
     uint8_t *data = out->block.data;
-    struct tb_writer w = {data + out->used, data + out->block.capacity, NULL};
-    if (value != NULL && tb_put_value(&w, value) == TB_WROTE)
-        out->used = (uint64_t)(w.at - data);
-    else
-        output_append_record(out, value);
+    struct tb_writer w = {data + out->used, data + out->block.capacity - output_table(out), NULL};
+    if (value == NULL || tb_put_value(&w, value) != TB_WROTE)
+        return output_append_record(out, value);
+    out->used = (uint64_t)(w.at - data);
+    Py_DECREF(value);
+    return TD_OK;
 }
 
 /* A chunk's items, read in order but for the first. */
@@ -371,11 +397,12 @@ static int run_items(struct output *out, PyObject *function, struct input *in)
             return -1;
         PyObject *result = call_item(self, function, in, item);
         if (self->disowned) {
-            Py_XDECREF(result);
+            (void)come_back_as_child(result, NULL);
             return 0;
         }
-        output_append(out, result);
-        Py_XDECREF(result);
+        const td_status status = output_append(out, result);
+        if (status != TD_OK)
+            return tb_birth_raise(self, status);
         int64_t now = coarse_now();
         if (now != self->flushed_at) {
             self->flushed_at = now;
@@ -409,11 +436,14 @@ static td_status run_chunk(struct tb_birth *self, const struct td_assignment *ta
     if (task->args.ref != 0 && in.chunk.items == 1 && (lease = lease_for(self, task)) == NULL)
         goto failed;
     in.lease = lease;
+    tb_moves_begin(&self->moves, self->worker, &room);
     if (worker_take(self, bytes < CHUNK_BLOCK ? CHUNK_BLOCK : bytes, &out.block) < 0)
         goto failed;
     Py_INCREF(function);
     int rc = run_items(&out, function, &in);
     Py_DECREF(function);
+    if (self->disowned)
+        return come_back_as_child(NULL, lease);
     if (rc == 0)
         return reply(self, true, NULL, &out.block, out.used, lease);
 failed:

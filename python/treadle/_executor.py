@@ -349,10 +349,11 @@ class ProcessPoolExecutor(_engine.Executor, _maps.Maps, Executor):
         """Figures of the pool, as they are now; a copy. Bytes are in bytes, times in nanoseconds.
 
         `tasks` has the number of tasks by state; `queued` those waiting; `restarts` the workers that replaced dead
-        ones; `bytes_moved` the results that came without a copy, `bytes_copied` what was copied; `workers` a list with
-        each one's `pid`, `state`, `tasks_done`, `rss_bytes`, `busy_ns` and `started_ns`; `deaths` a list of the latest
-        256 workers that died: `pid`, `signal` or `exit_code`, whether a task was `lost`, and then its `name`, its
-        `items` in a map (first and end), and its `fate`: "died", "retried", "cancelled" or "timed out".
+        ones; `bytes_moved` the bytes of results' arrays that came without a copy, `bytes_copied` those of arguments
+        and results that were written into shared memory; `workers` a list with each one's `pid`, `state`,
+        `tasks_done`, `rss_bytes`, `busy_ns` and `started_ns`; `deaths` a list of the latest 256 workers that died:
+        `pid`, `signal` or `exit_code`, whether a task was `lost`, and then its `name`, its `items` in a map (first and
+        end), and its `fate`: "died", "retried", "cancelled" or "timed out".
         """
         figures = dict(self._stats())
         states = ("submitted", "queued", "running", "succeeded", "failed", "cancelled", "died", "timed_out", "retried")

@@ -193,3 +193,69 @@ def test_shared_memory_over_the_limit_is_an_error(cgroup: Path, tmp_path: Path) 
         os.sched_yield()
     assert run_in(cgroup, tmp_path / "shared.py", SHARED).split() == ["ENOMEM", "20", "ENOMEM", "True"]
     kept.close()
+
+
+KEPT = """
+import numpy as np
+from treadle import ProcessPoolExecutor
+
+BYTES = 8 << 20
+kept = []
+
+def make(keep):
+    array = np.empty(BYTES, "u1")
+    array[:] = len(kept)
+    kept.extend([array] * keep)
+    return array
+
+def forget():
+    kept.clear()
+
+def attempt(keep):
+    try:
+        return str((pool.submit(make, keep).result()[::4096].max()))
+    except MemoryError as error:
+        return type(error).__name__
+
+with ProcessPoolExecutor(1) as pool:
+    while pool.stats()["bytes_moved"] == 0:
+        attempt(False)
+    found = [attempt(True)]
+    while found[-1] != "NoRoom":
+        found.append(attempt(True))
+    pool.submit(forget).result()
+    print(found == [*map(str, range(len(found) - 1)), "NoRoom"], attempt(False))
+"""
+
+
+def test_an_array_that_is_kept_and_cannot_be_copied_is_an_error(cgroup: Path, tmp_path: Path) -> None:
+    pytest.importorskip("numpy")
+    assert run_in(cgroup, tmp_path / "program.py", KEPT).split() == ["True", "0"]
+
+
+ARRAYS = """
+import hashlib
+import numpy as np
+from treadle import ProcessPoolExecutor
+
+MIB = 1 << 20
+COUNT = 400
+
+def fill(number):
+    "The first takes as long as many others."
+    if number == 0:
+        for _ in range(300):
+            hashlib.sha256(bytes(MIB)).digest()
+    return np.full(MIB, number % 100, "u1")
+
+with ProcessPoolExecutor(2) as pool:
+    for chunksize in (None, 8):
+        results = pool.map(fill, range(COUNT), chunksize=chunksize)
+        print(sum(bool((array == i % 100).all()) for i, array in enumerate(results)))
+    print(pool.stats()["bytes_moved"] > 0)
+"""
+
+
+def test_a_stream_of_arrays_that_move_stays_under_the_limit(cgroup: Path, tmp_path: Path) -> None:
+    pytest.importorskip("numpy")
+    assert run_in(cgroup, tmp_path / "program.py", ARRAYS).split() == ["400", "400", "True"]

@@ -10,9 +10,10 @@ import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+from treadle import ProcessPoolExecutor
 
 
 class ByHand(ModuleType):
@@ -70,3 +71,63 @@ def make_gate(tmp_path: Path) -> Callable[[], Gate]:
 @pytest.fixture
 def gate(make_gate: Callable[[], Gate]) -> Gate:
     return make_gate()
+
+
+class Travelled(NamedTuple):
+    """What a result was, and how many bytes of it moved, or were copied, its arguments included."""
+
+    value: Any
+    moved: int
+    copied: int
+
+
+class Moving:
+    """A pool whose results may move, and its books."""
+
+    def __init__(self, pool: ProcessPoolExecutor) -> None:
+        self.pool = pool
+
+    def live(self) -> int:
+        """Bytes of results that are still held."""
+        live: int = self.pool.stats()["result_bytes_live"]
+        return live
+
+    def travel(self, function: Callable[..., object], *args: object) -> Travelled:
+        before = self.pool.stats()
+        value = self.pool.submit(function, *args).result()
+        after = self.pool.stats()
+        moved, copied = (after[key] - before[key] for key in ("bytes_moved", "bytes_copied"))
+        return Travelled(value, moved, copied)
+
+    def until(self, enough: Callable[[Travelled], object], function: Callable[..., object], *args: object) -> Travelled:
+        """What has no warm block is copied, and the next one of its size has one."""
+        while not enough(found := self.travel(function, *args)):
+            pass
+        return found
+
+    def until_moved(self, bytes_moved: int, function: Callable[..., object], *args: object) -> Any:
+        """The value, once so many bytes of it have moved."""
+        found = self.until(lambda one: one.moved >= bytes_moved, function, *args)
+        assert found.moved == bytes_moved
+        return found.value
+
+
+@pytest.fixture
+def moving_in() -> Callable[[ProcessPoolExecutor], Moving]:
+    return Moving
+
+
+@pytest.fixture(scope="module")
+def moving_pool() -> Iterator[Moving]:
+    with ProcessPoolExecutor(1) as made:
+        made.submit(abs, 1).result()  # its processes belong to no single test
+        yield Moving(made)
+
+
+@pytest.fixture
+def moving(moving_pool: Moving) -> Iterator[Moving]:
+    """One worker, which takes the next task whatever this one did, and of whose results nothing is left at the end."""
+    before = moving_pool.pool.submit(os.getpid).result()
+    yield moving_pool
+    assert moving_pool.pool.submit(os.getpid).result() == before
+    assert moving_pool.live() == 0
