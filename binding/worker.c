@@ -7,7 +7,7 @@
  *             W3 a block of arguments is kept (keep_args) exactly while views into it are alive; there are none into
  *                one that other tasks read.
  * Crash       what was not published is lost with the worker; the parent sees the death.
- * Tests  tests/unit/test_worker.py */
+ * Tests  tests/unit/test_worker.py, tests/unit/test_forks.py */
 #include <time.h>
 
 #include "birth.h"
@@ -103,7 +103,7 @@ static PyObject *find_function(struct tb_birth *self, const struct td_assignment
 static int worker_take(void *ctx, uint64_t bytes, struct td_block *out)
 {
     struct tb_birth *self = ctx;
-    td_status status = td_worker_block(self->worker, bytes, out);
+    td_status status = self->disowned ? TD_EFORKED : td_worker_block(self->worker, bytes, out);
     return status == TD_OK ? 0 : tb_birth_raise(self, status);
 }
 
@@ -117,9 +117,12 @@ static void worker_fill(void *ctx, void *to, const void *from, uint64_t bytes)
     td_worker_block_fill(((struct tb_birth *)ctx)->worker, to, from, bytes);
 }
 
+/* In a child that a task forked, the block is still its parent's. */
 static void worker_release_args(void *ctx, uint64_t ref)
 {
-    td_worker_give_args(ctx, ref);
+    const struct tb_birth *self = ctx;
+    if (!self->disowned)
+        td_worker_give_args(self->worker, ref);
 }
 
 /* Writes the last resort of an answer: an error that needs no room but cap bytes. Returns its length. */
@@ -153,7 +156,7 @@ static void encode_raised(struct tb_birth *self, uint8_t *small, size_t cap, con
 static PyObject *lease_for(struct tb_birth *self, const struct td_assignment *task)
 {
     PyObject *lease =
-        tb_lease_new(self->codec, worker_release_args, self->worker, task->args.ref, task->args_data != NULL);
+        tb_lease_new(self->codec, worker_release_args, self, task->args.ref, task->args_data != NULL);
     if (lease != NULL)
         tb_lease_belongs_to_worker(lease, self->worker);
     return lease;
@@ -175,11 +178,22 @@ static void call_after_task(struct tb_birth *self)
     Py_DECREF(call);
 }
 
+/* A child that a task forked has come to the end of the call, or of packing its result. */
+static td_status come_back_as_child(PyObject *result, PyObject *lease)
+{
+    PyErr_Clear();
+    Py_XDECREF(result);
+    Py_XDECREF(lease);
+    return TD_ECLOSED;
+}
+
 /* Replies, and settles whose the arguments' block is from here on. The lease may be NULL. */
 static td_status reply(struct tb_birth *self, bool ok, const void *small, struct td_block *block, uint64_t len,
                        PyObject *lease)
 {
     call_after_task(self);
+    if (self->disowned)
+        return come_back_as_child(NULL, lease);
     bool keep = lease != NULL && tb_lease_is_shared(lease);
     if (keep)
         tb_lease_arm(lease);
@@ -197,15 +211,6 @@ static td_status enclose(struct tb_birth *self, const struct td_block *block, ui
 {
     const struct tb_moves *moves = &self->moves;
     return td_worker_enclose(self->worker, block, used, moves->parcels + first, moves->count - first);
-}
-
-/* A child that a task forked has come to the end of the call. */
-static td_status come_back_as_child(PyObject *result, PyObject *lease)
-{
-    PyErr_Clear();
-    Py_XDECREF(result);
-    Py_XDECREF(lease);
-    return TD_ECLOSED;
 }
 
 static td_status run_task(struct tb_birth *self, const struct td_assignment *task)
@@ -401,6 +406,8 @@ static int run_items(struct output *out, PyObject *function, struct input *in)
             return 0;
         }
         const td_status status = output_append(out, result);
+        if (self->disowned)
+            return 0;
         if (status != TD_OK)
             return tb_birth_raise(self, status);
         int64_t now = coarse_now();

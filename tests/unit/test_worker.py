@@ -331,31 +331,6 @@ def test_a_cancelled_task_sees_it_as_an_exception(pool: ProcessPoolExecutor, tmp
     assert pool.submit(seen.read_text).result().startswith("the task was cancelled")
 
 
-def test_children_of_a_task_are_ordinary_processes(pool: ProcessPoolExecutor) -> None:
-    def start_and_terminate() -> tuple[int | None, int]:
-        import multiprocessing
-
-        child = multiprocessing.get_context("fork").Process(target=signal.pause)
-        child.start()
-        child.terminate()
-        child.join()
-        return child.exitcode, os.getpid()
-
-    first, second = pool.submit(start_and_terminate).result(), pool.submit(start_and_terminate).result()
-    assert first == second == (-signal.SIGTERM, first[1])
-
-
-def test_a_child_that_returns_from_its_task_answers_nothing(pool: ProcessPoolExecutor) -> None:
-    def fork() -> int:
-        pid = os.fork()
-        if pid != 0:
-            os.waitpid(pid, 0)
-        return pid
-
-    assert pool.submit(fork).result() > 0
-    assert 0 not in list(pool.map(lambda _: fork(), range(3), chunksize=3))
-
-
 def test_exit_handlers_run_when_a_worker_leaves(tmp_path: Path) -> None:
     target = tmp_path / "left"
 
