@@ -4,6 +4,7 @@
  *             I2 a claimed block is not freed before its claim ends, whoever gives it.
  *             I3 in a forked child `forked` is set before anything else runs there, and from then on nothing here
  *                touches the arena.
+ *             I4 a block is a run of granules, never a slab's slot: a child has pages, and no less, for itself.
  * Crash       all of it goes with the owner and its arena.
  * Locking     one mutex for each nursery, outside of its arena's; `registry_lock`, outside of all, for the list of
  *             nurseries that a fork goes through.
@@ -147,7 +148,7 @@ static td_status alloc_missed_locked(td_nursery *nursery, uint64_t bytes, struct
 void *td_nursery_take(td_nursery *nursery, uint64_t bytes)
 {
     struct td_block block;
-    if (is_forked(nursery))
+    if (is_forked(nursery) || bytes <= TD__SLOT_MAX) /* I4 */
         return NULL;
     td_status status = TD_ENOMEM;
     pthread_mutex_lock(&nursery->lock);

@@ -30,7 +30,8 @@ void td_nursery_free(td_nursery *nursery); /* and what lives in it; NULL is fine
 
 /* ---- What an allocator calls, from any thread ------------------------------------------------------------------ */
 
-/* NULL: there is no warm memory. 64-byte aligned; the content is anything. */
+/* NULL: there is no warm memory, or so little is wanted that it would share its pages. 64-byte aligned; the content is
+ * anything. */
 void *td_nursery_take(td_nursery *nursery, uint64_t bytes);
 /* Was this memory taken here? From its address alone. */
 bool td_nursery_owns(const td_nursery *nursery, const void *data);

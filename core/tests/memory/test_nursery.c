@@ -322,11 +322,12 @@ static void await_byte(int fd)
         _exit(9);
 }
 
-static void child_of_fork(const struct nest *nest, unsigned char *kept, unsigned char *other, int fd)
+static void child_of_fork(const struct nest *nest, unsigned char *kept, unsigned char *other,
+                          const int *pipe_ends)
 {
     struct td_claim claim;
-    alarm(20);
-    await_byte(fd); /* the parent has written to both since */
+    close(pipe_ends[1]);
+    await_byte(pipe_ends[0]); /* the parent has written to both since */
     if (!is_all(kept, MIB, 1) || !is_all(other, MIB, 2))
         _exit(1);
     memset(kept, 9, MIB);
@@ -367,7 +368,7 @@ static void fork_over(bool room)
     limit_addresses(RLIM_INFINITY);
     REQUIRE(child >= 0);
     if (child == 0)
-        child_of_fork(&nest, kept, other, pipe_ends[0]);
+        child_of_fork(&nest, kept, other, pipe_ends);
     if (room) { /* where pages become private one by one, what is written here may show there */
         memset(kept, 3, MIB);
         memset(other, 4, MIB);
@@ -393,6 +394,32 @@ TD_TEST(a_forked_child_has_the_blocks_as_they_were_and_for_itself)
 TD_TEST(without_room_for_copies_a_childs_writes_stay_its_own)
 {
     fork_over(false);
+}
+
+TD_TEST(a_child_has_blocks_of_every_size_for_itself)
+{
+    enum { BLOCKS = 40 };
+    struct nest nest = open_nest(0);
+    unsigned char *blocks[BLOCKS];
+    td_nursery_miss(nest.nursery, 64 * MIB);
+    for (uint64_t i = 0; i < BLOCKS; i++) {
+        blocks[i] = td_nursery_take(nest.nursery, (i + 1) * 1000);
+        if (blocks[i] != NULL)
+            memset(blocks[i], 1, (i + 1) * 1000);
+    }
+    const pid_t child = fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+        for (uint64_t i = 0; i < BLOCKS; i++)
+            if (blocks[i] != NULL)
+                memset(blocks[i], 2, (i + 1) * 1000);
+        _exit(0);
+    }
+    CHECK_EQ(test_wait_child(child), 0);
+    for (uint64_t i = 0; i < BLOCKS; i++)
+        CHECK(blocks[i] == NULL || is_all(blocks[i], (i + 1) * 1000, 1));
+    CHECK(blocks[BLOCKS - 1] != NULL);
+    close_nest(&nest);
 }
 
 static void *write_until_told(void *context)
