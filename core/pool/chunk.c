@@ -171,8 +171,9 @@ static uint32_t take_published_locked(td_task *task, const struct td_slot *slot,
     const uint64_t ref = td_atomic_load_acquire(&slot->partial_ref);    /* M */
     if (done == 0 || done > task->end - task->begin || ref == 0)
         return 0;
-    /* The bytes and parcels may run beyond the items: they say how long they are. */
-    const uint32_t parcels = td_atomic_load_acquire(&slot->parcels);
+    /* The bytes and parcels may run beyond the items: they say how long they are. The worker, which is dead, has
+     * written all that it counted. */
+    const uint32_t parcels = td_atomic_load_relaxed(&slot->parcels);
     if (td__take_block_locked(task, member, ref, slot->result_bytes) != TD_OK)
         return 0;
     return parcels == 0 || td__parcels_take_locked(task, member, parcels) == TD_OK ? done : 0;

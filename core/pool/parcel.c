@@ -10,7 +10,8 @@
  *                task.
  *             I2 the table has a reference on arena and pool, so that views outlive worker, task and executor.
  * Ordering    H (parcel_H): the holder's last access -> release in unref -> acquire by the last unref -> the block is
- *                given, and the table goes.
+ *                given.
+ *             U (parcel_U): a user's last look at the table -> release in leave -> acquire by the last -> it is freed.
  * Crash       a worker that dies before it reports takes what it lent along: nobody in the parent knew of it. After,
  *             its arena lives on as long as a parcel of it does.
  * Fork        in a child nothing is given back.
@@ -18,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "pool/parcel.h"
 #include "pool/pool.h"
 
 struct td_parcel_ref {
@@ -36,9 +38,37 @@ struct td_parcels {
     struct td_parcel_ref at[];
 };
 
+/* ---- The worker's side ----------------------------------------------------------------------------------------- */
+
+td_status td__parcels_lend(td_arena *arena, const struct td_block *block, uint32_t before,
+                           const struct td_parcel *parcels, uint32_t count)
+{
+    struct td_parcel *table = td__parcel_table(block, before + count);
+    for (uint32_t i = 0; i < count; i++) {
+        const td_status status = td_arena_lend(arena, parcels[i].ref);
+        if (status == TD_OK)
+            continue;
+        while (i-- > 0)
+            td_arena_reclaim(arena, parcels[i].ref);
+        return status;
+    }
+    for (uint32_t i = 0; i < count; i++)
+        table[count - 1 - i] = parcels[i];
+    return TD_OK;
+}
+
+void td__parcels_reclaim(td_arena *arena, const struct td_block *block, uint32_t count)
+{
+    const struct td_parcel *table = td__parcel_table(block, count);
+    for (uint32_t i = 0; i < count; i++)
+        td_arena_reclaim(arena, table[i].ref);
+}
+
+/* ---- The parent's side ----------------------------------------------------------------------------------------- */
+
 static void leave(struct td_parcels *all)
 {
-    if (td_atomic_fetch_sub_acqrel(&all->users, 1) != 1)
+    if (TD_EDGE(parcel_U, td_atomic_fetch_sub_acqrel, td_atomic_fetch_sub_relaxed)(&all->users, 1) != 1) /* U */
         return;
     td_pool *pool = all->pool;
     td_arena_unref(all->arena);
@@ -80,9 +110,9 @@ static td_status find_table(const td_task *task, uint32_t count, const struct td
     if (status != TD_OK)
         return status;
     if (block.capacity % TD_BLOCK_ALIGN != 0 || block.capacity < task->result_bytes ||
-        (block.capacity - task->result_bytes) / sizeof **out < count)
+        block.capacity - task->result_bytes < td__parcel_table_bytes(count))
         return TD_EPROTO;
-    *out = (const struct td_parcel *)(const void *)((const unsigned char *)block.data + block.capacity) - count;
+    *out = td__parcel_table(&block, count);
     return TD_OK;
 }
 

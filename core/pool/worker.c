@@ -35,6 +35,7 @@
 #include "os/placement.h"
 #include "os/process.h"
 #include "pool/birth.h"
+#include "pool/parcel.h"
 #include "ring/completion.h"
 #include "ring/doorbell.h"
 #include "ring/relief.h"
@@ -380,16 +381,6 @@ static uint32_t parcels_in(const td_worker *worker, const struct td_block *block
                : 0;
 }
 
-static uint64_t table_bytes(uint32_t parcels)
-{
-    return parcels * sizeof(struct td_parcel);
-}
-
-static struct td_parcel *table_of(const struct td_block *block, uint32_t parcels)
-{
-    return (struct td_parcel *)(void *)((unsigned char *)block->data + block->capacity) - parcels;
-}
-
 static void forget_parcels(td_worker *worker)
 {
     worker->enclosing_ref = 0;
@@ -551,7 +542,8 @@ td_status td_worker_block_grow(td_worker *worker, struct td_block *block, uint64
         return status;
     memcpy(grown.data, block->data, used);
     const uint32_t parcels = parcels_in(worker, block);
-    memcpy(table_of(&grown, parcels), table_of(block, parcels), table_bytes(parcels));
+    memcpy(td__parcel_table(&grown, parcels), td__parcel_table(block, parcels),
+           td__parcel_table_bytes(parcels));
     if (parcels != 0)
         worker->enclosing_ref = grown.ref;
     if (worker->partial_ref == block->ref && worker->slot != NULL) {
@@ -574,8 +566,7 @@ void td_worker_block_drop(td_worker *worker, struct td_block *block)
         worker->partial_ref = 0;
     }
     const uint32_t parcels = parcels_in(worker, block);
-    for (uint32_t i = 0; i < parcels; i++)
-        td_arena_reclaim(worker->results, table_of(block, parcels)[i].ref);
+    td__parcels_reclaim(worker->results, block, parcels);
     if (parcels != 0)
         forget_parcels(worker);
     td_arena_free(worker->results, block->ref);
@@ -594,21 +585,13 @@ td_status td_worker_enclose(td_worker *worker, const struct td_block *block, uin
     if (count == 0)
         return TD_OK;
     if (worker->slot == NULL || block->ref == 0 || used > block->capacity || before > UINT32_MAX - count ||
-        table_bytes(before + count) > block->capacity - used)
+        td__parcel_table_bytes(before + count) > block->capacity - used)
         return TD_EINVAL;
-    struct td_parcel *table = table_of(block, before + count);
-    for (uint32_t i = 0; i < count; i++) {
-        const td_status status = td_arena_lend(worker->results, parcels[i].ref);
-        if (status == TD_OK)
-            continue;
-        while (i-- > 0)
-            td_arena_reclaim(worker->results, parcels[i].ref);
+    const td_status status = td__parcels_lend(worker->results, block, before, parcels, count);
+    if (status != TD_OK)
         return status;
-    }
-    for (uint32_t i = 0; i < count; i++) /* each before those that were there */
-        table[count - 1 - i] = parcels[i];
     worker->enclosing_ref = block->ref;
-    td_atomic_store_release(&worker->slot->parcels, before + count);
+    td_atomic_store_relaxed(&worker->slot->parcels, before + count); /* T and R carry it */
     return TD_OK;
 }
 
@@ -626,8 +609,6 @@ void td_worker_publish(td_worker *worker, const struct td_block *block, uint64_t
     TD_EDGE(slot_T, td_atomic_store_release, td_atomic_store_relaxed)(&slot->partial_items, items_done); /* T */
 }
 
-/* ---- Replies --------------------------------------------------------------------------------------------------- */
-
 /* Fills in where the result is; the block passes to the parent. */
 static td_status hand_over(td_worker *worker, const void *bytes, struct td_block *block, uint64_t len)
 {
@@ -640,7 +621,7 @@ static td_status hand_over(td_worker *worker, const void *bytes, struct td_block
         slot->result_ref = 0;
     } else {
         const uint32_t parcels = parcels_in(worker, block);
-        if (len > block->capacity - table_bytes(parcels))
+        if (len > block->capacity - td__parcel_table_bytes(parcels))
             return TD_EINVAL;
         if (len < block->capacity && parcels == 0) /* their table is at the end */
             td_arena_shrink(worker->results, block->ref, len);

@@ -213,6 +213,17 @@ static void *let_go(void *context)
     return NULL;
 }
 
+/* Each of the two comes last sometimes. */
+static void let_go_beside(struct letting_go *one, td_parcel_ref *other, uint64_t turn)
+{
+    while (td_atomic_load_relaxed(&one->ready) < 1)
+        sched_yield();
+    td_atomic_fetch_add_relaxed(&one->ready, 1);
+    for (uint64_t spin = 0; spin < turn * 50; spin++)
+        td_pause();
+    td_parcel_unref(other);
+}
+
 TD_TEST(a_parcel_may_be_let_go_of_by_any_thread) /* parcel_H */
 {
     struct crew crew;
@@ -224,12 +235,25 @@ TD_TEST(a_parcel_may_be_let_go_of_by_any_thread) /* parcel_H */
         td_parcel_ref *other = hold_parcel(task, 0, KIB);
         td_task_unref(task);
         REQUIRE(pthread_create(&thread, NULL, let_go, &one) == 0);
-        while (td_atomic_load_relaxed(&one.ready) < 1)
-            sched_yield();
-        td_atomic_fetch_add_relaxed(&one.ready, 1);
-        for (uint64_t spin = 0; spin < i * 50; spin++) /* each of the two comes last sometimes */
-            td_pause();
-        td_parcel_unref(other);
+        let_go_beside(&one, other, i);
+        pthread_join(thread, NULL);
+    }
+    CHECK_EQ(stats_of(&crew).result_bytes_live, 0u);
+    crew_close(&crew);
+}
+
+TD_TEST(the_last_parcel_of_a_table_goes_after_every_use) /* parcel_U */
+{
+    struct crew crew;
+    open_crew(&crew);
+    for (uint64_t i = 0; i < test_rounds(100); i++) {
+        pthread_t thread;
+        td_task *task = submit_parcels(&crew, 2, KIB);
+        struct letting_go one = {.hold = hold_parcel(task, 0, KIB)};
+        td_parcel_ref *other = hold_parcel(task, 1, KIB);
+        td_task_unref(task);
+        REQUIRE(pthread_create(&thread, NULL, let_go, &one) == 0);
+        let_go_beside(&one, other, i);
         pthread_join(thread, NULL);
     }
     CHECK_EQ(stats_of(&crew).result_bytes_live, 0u);
