@@ -227,11 +227,33 @@ def with_a_secret() -> Any:
     return array, Secret(array)
 
 
-@pytest.mark.parametrize("function", [in_a_cycle, with_a_secret])
+def in_a_generator() -> Any:
+    array = np.full(LARGE, 3, dtype="u1")
+
+    def generate() -> Any:
+        yield array.sum()
+        yield array
+
+    generator = generate()
+    next(generator)
+    kept.append(generator)
+    return array
+
+
+def in_a_traceback() -> Any:
+    array = np.full(LARGE, 3, dtype="u1")
+    try:
+        raise ValueError
+    except ValueError as error:
+        kept.append(error)
+    return array
+
+
+@pytest.mark.parametrize("function", [in_a_cycle, with_a_secret, in_a_generator, in_a_traceback])
 def test_what_something_in_the_worker_still_refers_to_is_copied(moving: Any, function: Callable[[], Any]) -> None:
     for _ in range(3):
         found = moving.travel(function)
-        array = found.value if function is in_a_cycle else found.value[0]
+        array = found.value[0] if function is with_a_secret else found.value
         assert (array == 3).all()
         assert found.moved == 0
 
