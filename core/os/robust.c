@@ -7,7 +7,7 @@
  * list_op_pending is treated so, too, linked or not; and where its word names nobody it wakes one sleeper as well.
  *
  *   take   pending = entry; word 0 -> me; link; pending = none
- *   free   pending = entry; unlink; word -> 0; wake; pending = none
+ *   free   pending = entry; unlink; word -> 0, or WAITED; wake; pending = none
  *   sleep  pending = entry; wait ... take, or go; pending = none
  *
  * Invariants  I1 from the moment in which a word names a thread until that thread has freed it, its entry is linked or
@@ -15,8 +15,10 @@
  *             I2 where a word is free and somebody sleeps there, a wake-up is on its way: who freed it has it pending
  *                until it has woken, and who was woken until it has taken the word. Either one's death makes the kernel
  *                wake the next.
- *             I3 WAITED is set in a word that is owned and slept at; who takes a word after a sleep sets it, for there
- *                may be others.
+ *             I3 WAITED is set in a word that is slept at, owned or not, until a wake-up has found nobody there. So who
+ *                takes the word before the one that was woken wakes the next, also when that one dies meanwhile. Only
+ *                where all are woken it is cleared at once; who takes a word after a sleep sets it again, for there may
+ *                be others.
  *             I4 an entry's prev and next are written while its word is owned, or by the owner's own neighbours.
  * Ordering    T: what the owner did -> release in free -> acquire in take. After a death the kernel's change is as
  *             good: the dead thread did nothing after it.
@@ -196,10 +198,14 @@ td_status td_robust_free(struct td_robust *robust, int wake, bool died)
     struct self *thread = me();
     set_pending(thread, robust);
     unlink_entry(robust);
-    const uint32_t seen = TD_EDGE(robust_T, td_atomic_exchange_acqrel,
-                                  td_atomic_exchange_relaxed)(&robust->word, died ? TD_ROBUST_DIED : 0); /* T */
-    if ((seen & TD_ROBUST_WAITED) != 0)
-        (void)td_futex_wake(&robust->word, wake, true);
+    const uint32_t idle = died ? TD_ROBUST_DIED : 0, kept = wake < INT_MAX ? TD_ROBUST_WAITED : 0; /* I3 */
+    uint32_t seen = td_atomic_load_relaxed(&robust->word);
+    while (!TD_EDGE(robust_T, td_atomic_cas_weak_acqrel,
+                    td_atomic_cas_weak_relaxed)(&robust->word, &seen, idle | (seen & kept))) { /* T */
+    }
+    uint32_t freed = idle | kept;
+    if ((seen & TD_ROBUST_WAITED) != 0 && td_futex_wake(&robust->word, wake, true) == 0 && kept != 0)
+        (void)td_atomic_cas_strong_relaxed(&robust->word, &freed, idle); /* nobody sleeps there */
     set_pending(thread, NULL);
     return TD_OK;
 }

@@ -2,9 +2,16 @@
 #include "os/robust.h"
 
 #include <limits.h>
+#include <linux/futex.h>
 #include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "base/clock.h"
+#include "os/futex.h"
 #include "tests/memory/peers.h"
 
 static uint32_t word_of(struct td_robust *robust)
@@ -207,6 +214,79 @@ TD_TEST(a_forked_child_owns_nothing)
     CHECK_EQ(test_wait_child(peer(own_nothing, NULL, board, 0)), 0);
     CHECK_OK(td_robust_free(robust, 1, false));
     board_free(board);
+}
+
+struct queue {
+    struct td_robust robust;
+    struct board board;
+};
+
+/* A process that sleeps: all that these ever sleep for is the word. */
+static void await_sleep(pid_t pid)
+{
+    char path[64], text[256], state = 0;
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    while (state != 'S') {
+        FILE *file = fopen(path, "r");
+        REQUIRE(file != NULL);
+        if (fgets(text, sizeof text, file) != NULL)
+            state = strrchr(text, ')')[2];
+        fclose(file);
+        sched_yield();
+    }
+}
+
+/* As one that takes the word, up to where it was woken; it dies there. */
+static int wake_and_die(struct queue *queue)
+{
+    struct robust_list_head *head = NULL;
+    size_t bytes = 0;
+    if (syscall(SYS_get_robust_list, 0, &head, &bytes) != 0)
+        return 1;
+    head->list_op_pending = (struct robust_list *)(void *)&queue->robust.next;
+    const uint32_t seen = td_atomic_fetch_or_acqrel(&queue->robust.word, TD_ROBUST_WAITED) | TD_ROBUST_WAITED;
+    (void)td_futex_wait_until(&queue->robust.word, seen, TD_FOREVER, true);
+    td_atomic_store_release(&queue->board.word[0], 1);
+    await_word(&queue->board.word[1], 1);
+    raise(SIGKILL);
+    return 2;
+}
+
+static int take_it(struct queue *queue)
+{
+    return td_robust_take_until(&queue->robust, TD_FOREVER) == TD_OK &&
+                   td_robust_free(&queue->robust, 1, false) == TD_OK
+               ? 0
+               : 1;
+}
+
+static pid_t begin(int (*body)(struct queue *queue), struct queue *queue)
+{
+    fflush(NULL);
+    const pid_t pid = fork();
+    REQUIRE(pid >= 0);
+    if (pid == 0)
+        _exit(body(queue));
+    await_sleep(pid);
+    return pid;
+}
+
+TD_TEST(a_sleeper_that_dies_once_woken_takes_nobodys_turn)
+{
+    need_robust();
+    struct queue *queue = mmap(NULL, sizeof *queue, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    REQUIRE(queue != MAP_FAILED);
+    REQUIRE_OK(td_robust_take_until(&queue->robust, 0));
+    const pid_t first = begin(wake_and_die, queue), second = begin(take_it, queue);
+    CHECK_OK(td_robust_free(&queue->robust, 1, false));
+    CHECK_OK(td_robust_take_until(&queue->robust, 0)); /* before the one that was woken could */
+    await_word(&queue->board.word[0], 1);
+    td_atomic_store_release(&queue->board.word[1], 1);
+    CHECK_EQ(test_wait_child(first), -SIGKILL);
+    CHECK_OK(td_robust_free(&queue->robust, 1, false));
+    CHECK_EQ(test_wait_child(second), 0);
+    CHECK_EQ(word_of(&queue->robust), 0u);
+    munmap(queue, sizeof *queue);
 }
 
 TD_TEST_MAIN
