@@ -12,6 +12,7 @@ struct tb_function {
     PyObject *callable; /* NULL: the slot is free */
     PyObject *refresh;  /* puts the globals back that it came with; NULL: it came with none */
     uint64_t epoch;     /* of the globals that it was last used with */
+    uint64_t ref;       /* of its bytes, where they name shared blocks; else 0 */
 };
 
 /* A birth, and from attach() on the worker that came of it. */
@@ -25,6 +26,7 @@ struct tb_birth {
     int64_t flushed_at;
     struct tb_moves moves;
     struct tb_function functions[TB_FUNCTIONS];
+    uint32_t holding; /* of them have a ref, at most */
 };
 
 /* Sets the status's exception. Returns -1. */

@@ -65,6 +65,8 @@ static int load_function(struct tb_birth *self, const struct td_assignment *task
         return -1;
     }
     slot->number = task->fn;
+    slot->ref = task->fn_holds ? task->fn_bytes.ref : 0;
+    self->holding += task->fn_holds;
     slot->epoch = self->codec->globals_epoch;
     Py_XSETREF(slot->refresh, refresh == Py_None ? NULL : Py_NewRef(refresh));
     Py_XSETREF(slot->callable, Py_NewRef(PyTuple_GET_ITEM(pair, 0)));
@@ -96,6 +98,26 @@ static PyObject *find_function(struct tb_birth *self, const struct td_assignment
             return NULL;
     }
     return slot->callable;
+}
+
+/* Callables that hold shared blocks, and that the parent has dropped: what they hold would stay as long as this process. */
+static void drop_released(struct tb_birth *self)
+{
+    if (self->holding == 0)
+        return;
+    self->holding = 0;
+    for (uint32_t i = 0; i < TB_FUNCTIONS; i++) {
+        struct tb_function *slot = &self->functions[i];
+        if (slot->ref == 0)
+            continue;
+        if (td_worker_has_fn(self->worker, slot->ref)) {
+            self->holding++;
+            continue;
+        }
+        slot->ref = 0;
+        Py_CLEAR(slot->callable);
+        Py_CLEAR(slot->refresh);
+    }
 }
 
 /* ---- Room for results ------------------------------------------------------------------------------------- */
@@ -194,6 +216,7 @@ static td_status reply(struct tb_birth *self, bool ok, const void *small, struct
     call_after_task(self);
     if (self->disowned)
         return come_back_as_child(NULL, lease);
+    drop_released(self);
     bool keep = lease != NULL && tb_lease_is_shared(lease);
     if (keep)
         tb_lease_arm(lease);

@@ -470,8 +470,12 @@ struct td_assignment {
     void *args_data;     /* writable alias of args when they are in a block with this one consumer, else NULL */
     uint32_t begin, end; /* a chunk's items at the time of claiming; 0, 0: a plain task */
     uint32_t attempt;
+    bool fn_holds;     /* the function's bytes name shared blocks */
     uint64_t position; /* names this assignment; td_worker_interrupted compares it */
 };
+/* Are the bytes of a function that names shared blocks still there? They are while it is known to the parent, and while a
+ * task of it is the assignment. `ref`: of td_assignment's fn_bytes. */
+bool td_worker_has_fn(td_worker *worker, uint64_t ref);
 /* The next task: spins, then sleeps. TD_ECLOSED: leave; TD_EINTR: run signal handlers and come back. */
 td_status td_worker_next(td_worker *worker, struct td_assignment *out);
 /* A chunk's next item of the current assignment; TD_ECLOSED: no item is left. */

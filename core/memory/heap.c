@@ -13,13 +13,13 @@
  *
  * Invariants  I1 a hold is in the index from its first reference to its last; both happen under the lock, and so does
  *                each reference that is found by address or name. Others only copy a reference that somebody has.
- *             I2 a heap is unmapped only when no hold is in it.
+ *             I2 a heap is unmapped only when no hold is in it, and no block of a hold is on its way back to it.
  *             I3 what another process says of a block is checked (arena.c) before an address is made of it.
  * Ordering    H: last access -> release in unref -> acquire by the last unref -> free.
  * Fork        The child sees the parent's blocks through the holds it was born with, as long as the parent keeps them:
  *             they are not counted, found or told of. What it is given from then on is opened anew.
  * Crash       the owner's: the pages live on in other processes' mappings. A holder's: whoever is told of it drops
- *             what that process held.
+ *             what that process held, once none of its family sees it (kin.h): until then it is mourned.
  * Locking     one mutex; the arena's own is taken under it. No other is.   Tests  tests/memory/test_heap.c */
 #include "memory/heap.h"
 
@@ -29,6 +29,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/atomic.h"
@@ -36,6 +37,7 @@
 #include "base/option.h"
 #include "memory/arena.h"
 #include "memory/index.h"
+#include "memory/kin.h"
 
 struct heap {
     td_list link; /* in state.foreign; the own one stands alone */
@@ -53,6 +55,14 @@ struct td_hold {
     struct td__range range;
 };
 
+/* What a dead worker's family may still see. */
+struct mourned {
+    td_list link; /* in state.mourned */
+    int32_t pid;
+    uint64_t count;
+    td_hold *holds[];
+};
+
 static struct {
     pthread_mutex_t lock;
     bool ready;
@@ -62,6 +72,8 @@ static struct {
     struct td__index index;
     td_atomic_u64 foreign_sum; /* of the foreign blocks that are held: another set has another sum */
     td_memory_budget budget;   /* of the own heap */
+    td_list mourned;
+    td_atomic_u32 mourned_count;
 } state = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static bool is_foreign(const struct heap *heap)
@@ -88,8 +100,10 @@ void td_heap_after_fork_child(void)
     state.own = NULL;
     td_list_init(&state.foreign);
     td_list_init(&state.foreign_holds);
+    td_list_init(&state.mourned);
     state.index = (struct td__index){0};
     td_atomic_store_relaxed(&state.foreign_sum, 0);
+    td_atomic_store_relaxed(&state.mourned_count, 0);
 }
 
 static void lock(void)
@@ -99,6 +113,7 @@ static void lock(void)
         return;
     td_list_init(&state.foreign);
     td_list_init(&state.foreign_holds);
+    td_list_init(&state.mourned);
     pthread_atfork(before_fork, after_fork_in_parent, td_heap_after_fork_child);
     state.ready = true;
 }
@@ -180,6 +195,15 @@ static void close_unused_locked(void)
     }
 }
 
+/* Does that descriptor still name this file? Then whoever named the heap has not ended yet, so that those who ask what
+ * its family sees will ask later. */
+static bool is_still_there(const char *path, int fd)
+{
+    struct stat here, there;
+    return fstat(fd, &here) == 0 && stat(path, &there) == 0 && here.st_dev == there.st_dev &&
+           here.st_ino == there.st_ino;
+}
+
 static td_status open_heap_locked(const struct td_share *share, struct heap **out)
 {
     char path[64];
@@ -188,7 +212,7 @@ static td_status open_heap_locked(const struct td_share *share, struct heap **ou
     if (heap == NULL)
         return TD_ENOMEM;
     td_status status = TD_EOS;
-    heap->fd = open(path, O_RDWR | O_CLOEXEC);
+    heap->fd = open(path, O_RDWR | O_CLOEXEC | O_NOCTTY | O_NONBLOCK); /* whatever it is by now */
     if (heap->fd < 0) {
         status = errno == ENOENT ? TD_EPROTO : errno == EMFILE || errno == ENFILE ? TD_ENOFD : TD_EOS;
         goto no_file;
@@ -198,6 +222,9 @@ static td_status open_heap_locked(const struct td_share *share, struct heap **ou
         goto no_arena;
     status = TD_EPROTO; /* another file came to stand under that number */
     if (td_arena_id(heap->arena) != share->heap)
+        goto another;
+    td_kin_sign(heap->fd);
+    if (!is_still_there(path, heap->fd))
         goto another;
     close_unused_locked();
     td_list_push_back(&state.foreign, &heap->link);
@@ -213,6 +240,8 @@ no_file:
 }
 
 /* ---- Holds ------------------------------------------------------------------------------------------------- */
+
+static void visit_mourned(void);
 
 /* Its share of the sum: never 0, and as good as random. */
 static uint64_t mark_of(const td_hold *hold)
@@ -239,12 +268,16 @@ static void enter_locked(td_hold *hold, struct heap *heap, uint64_t ref, void *d
     }
 }
 
+/* Without a reference; NULL. */
+static td_hold *hold_of(struct td__range *range)
+{
+    return range != NULL ? (td_hold *)(void *)((char *)range - offsetof(td_hold, range)) : NULL;
+}
+
 static td_hold *hold_at_locked(const void *address, uint64_t bytes)
 {
-    struct td__range *range = td__index_find(&state.index, (uintptr_t)address, bytes);
-    if (range == NULL)
-        return NULL;
-    return td_hold_ref((td_hold *)(void *)((char *)range - offsetof(td_hold, range)));
+    td_hold *hold = hold_of(td__index_find(&state.index, (uintptr_t)address, bytes));
+    return hold != NULL ? td_hold_ref(hold) : NULL;
 }
 
 /* A block that could not be had. */
@@ -262,6 +295,7 @@ td_status td_hold_new(uint64_t bytes, bool zeros, td_hold **out)
     if (hold == NULL)
         return TD_ENOMEM;
     struct td_block block;
+    visit_mourned();
     lock();
     td_status status = make_own_locked();
     struct heap *heap = state.own;
@@ -291,14 +325,23 @@ td_hold *td_hold_ref(td_hold *hold)
     return hold;
 }
 
+/* An own heap still counts it, until its block is free: so it stays. */
 static void leave_locked(td_hold *hold)
 {
-    struct heap *heap = hold->heap;
     td__index_remove(&state.index, &hold->range);
     td_list_remove(&hold->link);
+    if (!is_foreign(hold->heap))
+        return;
+    hold->heap->hold_count--;
+    td_atomic_fetch_sub_relaxed(&state.foreign_sum, mark_of(hold));
+}
+
+static void free_own(struct heap *heap, uint64_t ref)
+{
+    (void)td_arena_free(heap->arena, ref);
+    lock();
     heap->hold_count--;
-    if (is_foreign(heap))
-        td_atomic_fetch_sub_relaxed(&state.foreign_sum, mark_of(hold));
+    unlock();
 }
 
 void td_hold_unref(td_hold *hold)
@@ -315,10 +358,10 @@ void td_hold_unref(td_hold *hold)
     const bool counted = last && hold->generation == state.generation;
     if (counted)
         leave_locked(hold);
-    td_arena *arena = counted && !is_foreign(hold->heap) ? hold->heap->arena : NULL;
+    struct heap *own = counted && !is_foreign(hold->heap) ? hold->heap : NULL;
     unlock();
-    if (arena != NULL)
-        (void)td_arena_free(arena, hold->ref);
+    if (own != NULL)
+        free_own(own, hold->ref);
     if (last)
         free(hold);
 }
@@ -356,17 +399,20 @@ void td_hold_share(const td_hold *hold, struct td_share *out)
     };
 }
 
-/* The hold on a block, if there is one already. */
+/* The hold on a block, if there is one already. TD_EPROTO, too, where another block is held there, of which not all
+ * was given back, or where this one is held as a shorter one. */
 static td_hold *known_locked(struct heap *heap, uint64_t ref, uint64_t bytes, void **data, td_status *status)
 {
     *status = td_arena_peek(heap->arena, ref, bytes, data);
-    td_hold *hold = *status == TD_OK ? hold_at_locked(*data, bytes) : NULL;
-    if (hold != NULL && (hold->heap != heap || hold->ref != ref)) { /* of a block that was there before */
-        td_atomic_fetch_sub_relaxed(&hold->refs, 1);
-        hold = NULL;
-        *status = TD_EPROTO;
-    }
-    return hold;
+    if (*status != TD_OK)
+        return NULL;
+    td_hold *hold = hold_of(td__index_meets(&state.index, (uintptr_t)*data, bytes));
+    if (hold == NULL)
+        return NULL;
+    if (hold->heap == heap && hold->ref == ref && bytes <= hold->range.bytes)
+        return td_hold_ref(hold);
+    *status = TD_EPROTO;
+    return NULL;
 }
 
 static td_status open_locked(const struct td_share *share, td_hold *fresh, td_hold **out)
@@ -381,7 +427,7 @@ static td_status open_locked(const struct td_share *share, td_hold *fresh, td_ho
     *out = known_locked(heap, share->ref, share->bytes, &data, &status);
     if (*out != NULL || status != TD_OK)
         return status;
-    if (!is_foreign(heap) || share->bytes == 0) /* our own, and nobody holds it: it is gone */
+    if (!is_foreign(heap)) /* our own, and nobody holds it: it is gone */
         return TD_EPROTO;
     enter_locked(fresh, heap, share->ref, data, share->bytes);
     *out = fresh;
@@ -394,7 +440,7 @@ td_status td_share_open(const struct td_share *share, td_hold **out)
     if (fresh == NULL)
         return TD_ENOMEM;
     lock();
-    const td_status status = open_locked(share, fresh, &hold);
+    const td_status status = share->bytes == 0 ? TD_EPROTO : open_locked(share, fresh, &hold);
     unlock();
     if (hold != fresh)
         free(fresh);
@@ -403,10 +449,83 @@ td_status td_share_open(const struct td_share *share, td_hold **out)
     return status;
 }
 
+/* ---- Families ---------------------------------------------------------------------------------------------- */
+
+/* Of these, those that the family sees go to the front; how many. */
+static uint64_t pick_seen(int32_t pid, td_hold **holds, uint64_t count)
+{
+    const struct heap *asked = NULL;
+    bool seen = false;
+    uint64_t kept = 0;
+    for (uint64_t i = 0; i < count; i++) {
+        td_hold *hold = holds[i];
+        if (hold->heap != asked) {
+            asked = hold->heap;
+            seen = td_kin_sees(asked->fd, pid);
+        }
+        if (!seen)
+            continue;
+        holds[i] = holds[kept];
+        holds[kept++] = hold;
+    }
+    return kept;
+}
+
+static void mourn(struct mourned *mourned)
+{
+    lock();
+    td_list_push_back(&state.mourned, &mourned->link);
+    td_atomic_fetch_add_relaxed(&state.mourned_count, 1);
+    unlock();
+}
+
+/* Keeps what is still seen, and is freed where there is none of it. Takes it over. */
+static void settle_mourned(struct mourned *mourned)
+{
+    const uint64_t kept = pick_seen(mourned->pid, mourned->holds, mourned->count);
+    while (mourned->count > kept)
+        td_hold_unref(mourned->holds[--mourned->count]);
+    if (kept > 0)
+        mourn(mourned);
+    else
+        free(mourned);
+}
+
+/* Lets go of what nobody sees any more. */
+static void visit_mourned(void)
+{
+    const uint32_t count = td_atomic_load_relaxed(&state.mourned_count);
+    for (uint32_t i = 0; i < count; i++) {
+        lock();
+        td_list *first = td_list_take_front(&state.mourned);
+        if (first != NULL)
+            td_atomic_fetch_sub_relaxed(&state.mourned_count, 1);
+        unlock();
+        if (first != NULL)
+            settle_mourned(TD_LIST_ENTRY(first, struct mourned, link));
+    }
+}
+
+void td_heap_mourn(int32_t pid, td_hold *const *holds, uint64_t count)
+{
+    visit_mourned();
+    if (count == 0)
+        return;
+    struct mourned *mourned = malloc(sizeof *mourned + count * sizeof *holds);
+    if (mourned == NULL)
+        return; /* without memory there is nothing to note it in: as if it had no family */
+    mourned->pid = pid;
+    mourned->count = count;
+    for (uint64_t i = 0; i < count; i++)
+        mourned->holds[i] = td_hold_ref(holds[i]);
+    settle_mourned(mourned);
+}
+
 /* ---- Telling, and being told ------------------------------------------------------------------------------- */
 
 uint64_t td_heap_foreign_sum(void)
 {
+    visit_mourned();
     return td_atomic_load_relaxed(&state.foreign_sum);
 }
 
@@ -443,6 +562,7 @@ td_hold *td_heap_find(const struct td_held *held)
 
 void td_heap_get_info(struct td_heap_info *out)
 {
+    visit_mourned();
     *out = (struct td_heap_info){0};
     lock();
     if (state.own != NULL) {
@@ -464,6 +584,7 @@ void td_heap_get_info(struct td_heap_info *out)
 
 void td_heap_trim(void)
 {
+    visit_mourned();
     lock();
     if (state.own != NULL && state.own->hold_count == 0)
         close_own_locked();

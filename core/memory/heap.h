@@ -1,7 +1,7 @@
 /* memory/heap.h: what the engine itself does with shared blocks; treadle.h has the rest.
  *
  * A worker tells its parent, with a reply, which blocks of others it still holds, and the parent holds them in its
- * place until it hears otherwise, or the worker is dead. */
+ * place until it hears otherwise, or the worker is dead, and whoever saw the blocks through it. */
 #ifndef TD_MEMORY_HEAP_H
 #define TD_MEMORY_HEAP_H
 
@@ -22,6 +22,10 @@ uint64_t td_heap_foreign_sum(void);
 uint64_t td_heap_list(struct td_held *out, uint64_t cap, uint64_t *sum);
 /* The hold on a block that another process tells of, with a new reference; NULL: not held here. */
 td_hold *td_heap_find(const struct td_held *held);
+
+/* A worker is dead: what it held of these is held on, as long as others of its family see it. The holds stay the
+ * caller's. TD_KIN_ANY (kin.h): it is not known which worker. */
+void td_heap_mourn(int32_t pid, td_hold *const *holds, uint64_t count);
 
 /* Before the first fork handler of anything whose lock is held while these functions are called. */
 void td_heap_init(void);

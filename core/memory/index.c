@@ -45,7 +45,8 @@ void td__index_remove(struct td__index *index, struct td__range *range)
         *links[level] = range->next[level];
 }
 
-struct td__range *td__index_find(struct td__index *index, uintptr_t address, uint64_t bytes)
+/* The last one that starts at the address or before; NULL. */
+static struct td__range *last_until(struct td__index *index, uintptr_t address)
 {
     struct td__range *last = NULL;
     struct td__range *const *nexts = index->heads;
@@ -54,6 +55,20 @@ struct td__range *td__index_find(struct td__index *index, uintptr_t address, uin
             last = nexts[level];
             nexts = last->next;
         }
+    return last;
+}
+
+struct td__range *td__index_meets(struct td__index *index, uintptr_t address, uint64_t bytes)
+{
+    struct td__range *last = last_until(index, address + (bytes - 1));
+    if (last == NULL || (last->start < address && address - last->start >= last->bytes))
+        return NULL;
+    return last;
+}
+
+struct td__range *td__index_find(struct td__index *index, uintptr_t address, uint64_t bytes)
+{
+    struct td__range *last = last_until(index, address);
     if (last == NULL || bytes > last->bytes || address - last->start > last->bytes - bytes)
         return NULL;
     return last;

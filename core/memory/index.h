@@ -24,6 +24,9 @@ struct td__index {
 void td__index_add(struct td__index *index, struct td__range *range);
 void td__index_remove(struct td__index *index, struct td__range *range);
 
+/* A range that has one of the bytes at [address, address + bytes) in it; NULL. `bytes` is 1 at least. */
+struct td__range *td__index_meets(struct td__index *index, uintptr_t address, uint64_t bytes);
+
 /* The range that has all of [address, address + bytes) in it; NULL. */
 struct td__range *td__index_find(struct td__index *index, uintptr_t address, uint64_t bytes);
 

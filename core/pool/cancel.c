@@ -178,7 +178,9 @@ void td__fail_all_locked(td_pool *pool)
             NULL; /* the slot stays its worker's until that is gone; and so do the arguments */
         task->slot = TD_NO_SLOT;
         if (task->args != NULL)
-            task->args->kept = task->args->stranded = true;
+            task->args->kept = true;
+        const uint32_t worker = td_word_worker(td_atomic_load_relaxed(&pool->map.slots[slot].word));
+        td__held_strand_locked(pool, &pool->members[worker], task);
         td__task_finish_locked(task, TD_TASK_BROKEN);
     }
 }

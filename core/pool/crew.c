@@ -512,7 +512,7 @@ void td__member_clear_locked(td_pool *pool, uint32_t worker)
     td__close_fd(&member->channel);
     td_arena_unref(member->arena);
     free(member->kept);
-    td__held_forget_locked(member);
+    td__held_bury_locked(member);
     td__context_drop_locked(pool, member->context);
     *member = (struct td_member){.pidfd = -1, .lifeline = -1, .stack_fd = -1, .channel = -1};
     pool->member_count--;

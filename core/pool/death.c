@@ -124,6 +124,7 @@ static enum td_lane lane_locked(const td_pool *pool, uint32_t worker)
 static void lose_locked(td_pool *pool, uint32_t worker, uint32_t index, struct td_obituary *obituary)
 {
     td_task *task = pool->slot_tasks[index];
+    td__held_mourn_locked(pool, &pool->members[worker], task);
     task->timing.worker_pid = obituary->death.pid;
     task->timing.started_ns = (int64_t)td_atomic_load_relaxed(&pool->map.slots[index].started_ns);
     if (task->chunk) {

@@ -13,7 +13,9 @@
  *                worker may look at it for ever. So does its function, which may name blocks as well.
  *             I3 what a list names and is not held here any more is passed over: a worker can't bring a block back.
  * Ordering    R of slot.h carries the list; it is read under the pool's lock.
- * Crash       a worker's list dies with it, once its death is confirmed: it can't write into the blocks after that.
+ * Crash       a worker's list dies with it, once its death is confirmed: it can't write into the blocks after that. What
+ *             its family could, the workers of its own pools and children that it forked, is mourned (heap.h): the
+ *             blocks of its list, and those of the task and the function that it ran.
  * Tests       tests/pool/test_held.c */
 #include <stdlib.h>
 
@@ -45,12 +47,19 @@ static bool hold_all(struct td_member *member, const struct td_held *list, uint6
     return true;
 }
 
+static void forget(struct td_member *member)
+{
+    unref_all(member->holds, member->hold_count);
+    member->holds = NULL;
+    member->hold_count = 0;
+}
+
 static bool hear_list(struct td_member *member, const struct td_slot *slot)
 {
     const uint64_t count = slot->held_count;
     void *list;
     if (count == 0) {
-        td__held_forget_locked(member);
+        forget(member);
         return true;
     }
     if (td_arena_peek(member->arena, slot->held_ref, count * sizeof(struct td_held), &list) != TD_OK)
@@ -68,16 +77,30 @@ void td__held_hear_locked(td_pool *pool, struct td_member *member, const td_task
         heard = hear_list(member, slot);
     if (heard && (slot->reply_flags & TD_SLOT_UNTOLD) == 0)
         return;
-    if (task->args != NULL)
-        task->args->stranded = true;
-    td__intern_ref_locked(&pool->intern, task->fn);
+    td__held_strand_locked(pool, member, task);
 }
 
-void td__held_forget_locked(struct td_member *member)
+void td__held_mourn_locked(const struct td_pool *pool, const struct td_member *member, const td_task *task)
 {
-    unref_all(member->holds, member->hold_count);
-    member->holds = NULL;
-    member->hold_count = 0;
+    uint32_t count;
+    td_hold *const *holds = td__intern_holds_locked(&pool->intern, task->fn, &count);
+    td_heap_mourn(member->pid, holds, count);
+    if (task->args != NULL)
+        td_heap_mourn(member->pid, task->args->holds, task->args->hold_count);
+}
+
+void td__held_strand_locked(td_pool *pool, const struct td_member *member, const td_task *task)
+{
+    struct td_args *args = task->args;
+    if (args != NULL)
+        args->stranded = td__strand(args->stranded, member->pid);
+    td__intern_strand_locked(&pool->intern, task->fn, member->pid);
+}
+
+void td__held_bury_locked(struct td_member *member)
+{
+    td_heap_mourn(member->pid, member->holds, member->hold_count);
+    forget(member);
 }
 
 void td__held_fini(td_pool *pool)
@@ -85,6 +108,7 @@ void td__held_fini(td_pool *pool)
     while (pool->stranded != NULL) {
         struct td_args *args = pool->stranded;
         pool->stranded = args->next;
+        td_heap_mourn(args->stranded, args->holds, args->hold_count);
         td__args_free(args);
     }
 }

@@ -27,6 +27,7 @@ struct td_function {
     const void *bytes; /* in the arena; a worker that overwrites them hurts only workers */
     uint32_t number, users;
     uint32_t hold_count;
+    int32_t stranded; /* as td_args has it */
     td_hold *holds[];
 };
 
@@ -92,8 +93,12 @@ static void drop_idle(struct td_intern *intern, td_arena *arena)
 void td__intern_fini(struct td_intern *intern, td_arena *arena)
 {
     for (uint32_t i = 0; i < intern->count; i++)
-        if (intern->by_index[i] != NULL)
-            drop(intern, arena, intern->by_index[i]);
+        if (intern->by_index[i] != NULL) {
+            struct td_function *fn = intern->by_index[i];
+            if (fn->stranded != 0)
+                td_heap_mourn(fn->stranded, fn->holds, fn->hold_count);
+            drop(intern, arena, fn);
+        }
     free(intern->by_index);
     free(intern->generations);
     free(intern->free_indexes);
@@ -196,6 +201,22 @@ bool td__intern_ref_locked(struct td_intern *intern, uint32_t number)
     if (fn != NULL)
         hold(intern, fn);
     return fn != NULL;
+}
+
+td_hold *const *td__intern_holds_locked(const struct td_intern *intern, uint32_t number, uint32_t *count)
+{
+    const struct td_function *fn = find(intern, number);
+    *count = fn != NULL ? fn->hold_count : 0;
+    return fn != NULL ? fn->holds : NULL;
+}
+
+void td__intern_strand_locked(struct td_intern *intern, uint32_t number, int32_t pid)
+{
+    struct td_function *fn = find(intern, number);
+    if (fn == NULL)
+        return;
+    fn->stranded = td__strand(fn->stranded, pid);
+    hold(intern, fn);
 }
 
 bool td__intern_find_locked(struct td_intern *intern, uint32_t number, uint64_t *ref, uint64_t *len)

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "base/option.h"
+#include "memory/kin.h"
 #include "os/robust.h"
 #include "pool/zygote.h"
 
@@ -195,6 +196,13 @@ static uint32_t slot_count(void)
     return slots;
 }
 
+static void write_kin(struct td_segment *head)
+{
+    const struct td_kin kin = td_kin_get();
+    head->kin_count = kin.count;
+    memcpy(head->kin, kin.pids, sizeof head->kin);
+}
+
 static td_status make_memory(td_pool *pool)
 {
     td_cpu_budget cpu;
@@ -207,6 +215,7 @@ static td_status make_memory(td_pool *pool)
         return status;
     }
     pool->map.head->memory_bytes = td_memory_budget_bytes(&pool->memory);
+    write_kin(pool->map.head);
     pool->oom_kills = td_memory_oom_kills(&pool->memory);
     const td_arena_config config = {
         .cap_bytes = args_cap(&pool->memory),

@@ -35,6 +35,7 @@
 #include "loop/native.h"
 #include "memory/arena.h"
 #include "memory/heap.h"
+#include "memory/kin.h"
 #include "os/budget.h"
 #include "ring/completion.h"
 #include "ring/relief.h"
@@ -51,12 +52,20 @@
 struct td_args {
     struct td_args *next; /* in pool->stranded */
     uint32_t users;
-    bool kept;     /* a worker holds on to the block: it gives it back, not we */
-    bool stranded; /* a worker may look at the shared blocks for ever: they are held while the pool lives */
-    uint64_t ref;  /* of the block; 0: they are inline */
+    bool kept; /* a worker holds on to the block: it gives it back, not we */
+    /* A worker may look at the shared blocks for ever: they are held while the pool lives. Its process's number, or
+     * TD_KIN_ANY; 0: none */
+    int32_t stranded;
+    uint64_t ref; /* of the block; 0: they are inline */
     uint32_t hold_count;
     td_hold *holds[]; /* the shared blocks that they name */
 };
+
+/* Who may look there, where another one may, too. */
+static inline int32_t td__strand(int32_t stranded, int32_t pid)
+{
+    return stranded == 0 || stranded == pid ? pid : TD_KIN_ANY;
+}
 
 /* How a worker died, kept with the task it ran. */
 struct td_obituary {
@@ -151,6 +160,10 @@ td_status td__intern_add_locked(struct td_intern *intern, td_arena *arena, const
                                 td_hold *const *holds, uint32_t hold_count, uint32_t *fn_out);
 /* Another reference; false when there is no such function. Gives where its bytes are. */
 bool td__intern_ref_locked(struct td_intern *intern, uint32_t fn);
+/* Keeps it, for this worker may look at what it names for ever. */
+void td__intern_strand_locked(struct td_intern *intern, uint32_t fn, int32_t pid);
+/* The shared blocks that its bytes name. */
+td_hold *const *td__intern_holds_locked(const struct td_intern *intern, uint32_t fn, uint32_t *count);
 bool td__intern_find_locked(struct td_intern *intern, uint32_t fn, uint64_t *ref, uint64_t *len);
 void td__intern_unref_locked(struct td_intern *intern, td_arena *arena, uint32_t fn);
 
@@ -285,8 +298,12 @@ void td__task_requeue_locked(td_task *task, enum td_lane lane);
 /* Takes over what the reply says. Before the task lets go of its own. */
 void td__held_hear_locked(td_pool *pool, struct td_member *member, const td_task *task,
                           const struct td_slot *slot);
+/* The task ends before its worker does. */
+void td__held_strand_locked(td_pool *pool, const struct td_member *member, const td_task *task);
+/* The worker is dead: what its task held may be seen by its family. Before the task lets go of it. */
+void td__held_mourn_locked(const struct td_pool *pool, const struct td_member *member, const td_task *task);
 /* The worker is dead. */
-void td__held_forget_locked(struct td_member *member);
+void td__held_bury_locked(struct td_member *member);
 /* No worker is left. */
 void td__held_fini(td_pool *pool);
 

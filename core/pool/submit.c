@@ -117,7 +117,8 @@ static bool is_sole_reader(const td_task *task)
     return !task->chunk || (task->end - task->begin == 1 && task->args->users == 1);
 }
 
-static void fill_slot(struct td_slot *slot, const td_task *task, uint64_t fn_ref, uint64_t fn_bytes)
+static void fill_slot(struct td_slot *slot, const td_task *task, uint64_t fn_ref, uint64_t fn_bytes,
+                      bool fn_holds)
 {
     td_atomic_store_relaxed(&slot->range, td_range(task->begin, task->end));
     slot->fn = task->fn;
@@ -128,7 +129,7 @@ static void fill_slot(struct td_slot *slot, const td_task *task, uint64_t fn_ref
     slot->args_bytes = task->args_bytes;
     td_atomic_store_relaxed(&slot->partial_items, 0);
     td_atomic_store_relaxed(&slot->partial_ref, 0);
-    slot->request_flags = is_sole_reader(task) ? TD_SLOT_SOLE_ARGS : 0;
+    slot->request_flags = (is_sole_reader(task) ? TD_SLOT_SOLE_ARGS : 0) | (fn_holds ? TD_SLOT_FN_HOLDS : 0);
     slot->reply_flags = 0;
     td_atomic_store_relaxed(&slot->started_ns, 0);
     if (slot->args_ref == 0)
@@ -146,7 +147,9 @@ static td_status place_locked(td_task *task)
     uint64_t fn_ref, fn_bytes, position;
     if (!td__intern_find_locked(&pool->intern, task->fn, &fn_ref, &fn_bytes))
         return TD_EINVAL;
-    fill_slot(slot, task, fn_ref, fn_bytes);
+    uint32_t fn_holds;
+    (void)td__intern_holds_locked(&pool->intern, task->fn, &fn_holds);
+    fill_slot(slot, task, fn_ref, fn_bytes, fn_holds > 0);
     pool->slot_tasks[index] =
         task; /* before the word: a completion may be drained by the next holder of the lock */
     task->slot = index;

@@ -29,6 +29,7 @@
 #include "base/trace.h"
 #include "memory/arena.h"
 #include "memory/heap.h"
+#include "memory/kin.h"
 #include "memory/nursery.h"
 #include "os/budget.h"
 #include "os/memfd.h"
@@ -95,6 +96,10 @@ static td_status attach_segment(td_worker *worker, struct td_birth *birth)
     worker->index = birth->worker;
     worker->seat = &worker->map.seats[birth->worker];
     worker->state = &worker->map.states[birth->worker];
+    struct td_kin parent = {.count = worker->map.head->kin_count};
+    _Static_assert(sizeof parent.pids == sizeof worker->map.head->kin, "one for each");
+    memcpy(parent.pids, worker->map.head->kin, sizeof parent.pids);
+    td_kin_enter(&parent);
     return TD_OK;
 }
 
@@ -406,6 +411,7 @@ static td_status open_request(td_worker *worker, struct td_slot *slot, struct td
         .begin = td_range_next(range),
         .end = td_range_end(range),
         .attempt = slot->attempt,
+        .fn_holds = (slot->request_flags & TD_SLOT_FN_HOLDS) != 0,
         .position = td_atomic_load_relaxed(&worker->position),
     };
     if (out->begin > out->end)
@@ -692,6 +698,12 @@ td_status td_worker_reply(td_worker *worker, bool ok, const void *bytes, struct 
 td_status td_worker_map_private(td_worker *worker, const void *data, uint64_t bytes, struct td_private *out)
 {
     return td_arena_map_private(worker->args, data, bytes, out);
+}
+
+bool td_worker_has_fn(td_worker *worker, uint64_t ref)
+{
+    void *data;
+    return td_arena_peek(worker->args, ref, 0, &data) == TD_OK;
 }
 
 void td_worker_give_args(td_worker *worker, uint64_t ref)

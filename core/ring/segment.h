@@ -21,7 +21,7 @@
 #include "ring/slot.h"
 
 #define TD_SEGMENT_MAGIC UINT64_C(0x74656c6461657274) /* "treadlet" */
-#define TD_SEGMENT_VERSION 2u
+#define TD_SEGMENT_VERSION 3u
 
 /* What a worker does, in its word of states[]. */
 enum td_seat_state {
@@ -83,9 +83,14 @@ struct td_segment {
     /* by workers */
     td_atomic_u64 head_hints[TD_LANES]; /* most positions below it are claimed */
     uint8_t padding3[48];
+    /* written once: the workers that the parent descends from, and is (memory/kin.h) */
+    uint32_t kin_count;
+    int32_t kin[8];
+    uint8_t padding4[28];
 };
 
-static_assert(sizeof(struct td_segment) == 192, "a header line, the parent's and the workers'");
+static_assert(sizeof(struct td_segment) == 256,
+              "a header line, the parent's, the workers' and another header line");
 
 /* One side's view of a segment: private memory. */
 struct td_segment_map {

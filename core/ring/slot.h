@@ -84,6 +84,7 @@ static inline uint32_t td_range_end(uint64_t range)
 }
 
 /* request_flags */
+#define TD_SLOT_FN_HOLDS 2u /* the function's bytes name shared blocks */
 #define TD_SLOT_SOLE_ARGS                                                                                      \
     1u /* nobody else reads the arguments' block, now or at another attempt: it may be overwritten */
 /* reply_flags */
@@ -103,7 +104,7 @@ struct td_slot {
     uint64_t args_ref; /* in the parent's arena; 0: inline */
     uint64_t args_bytes;
     uint8_t args[TD_INLINE_ARGS];
-    uint16_t request_flags; /* TD_SLOT_SOLE_ARGS */
+    uint16_t request_flags;
     /* the reply */
     uint16_t reply_flags;        /* TD_SLOT_KEEP_ARGS, TD_SLOT_ERROR, TD_SLOT_HELD, TD_SLOT_UNTOLD */
     uint32_t held_count;         /* TD_SLOT_HELD: how many td_held are in that block */

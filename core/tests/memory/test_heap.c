@@ -286,4 +286,55 @@ TD_TEST(the_last_reference_goes_after_every_use) /* heap_H */
     td_heap_trim();
 }
 
+static void *make_and_drop(void *context)
+{
+    for (uint64_t i = 0, rounds = test_rounds(5000); i < rounds; i++)
+        td_hold_unref(made(1 + i % 5000));
+    td_atomic_store_release((td_atomic_u32 *)context, 1);
+    return NULL;
+}
+
+TD_TEST(the_heap_is_closed_only_once_its_last_block_is_back)
+{
+    td_atomic_u32 done;
+    pthread_t thread;
+    td_atomic_init(&done, 0);
+    REQUIRE_EQ(pthread_create(&thread, NULL, make_and_drop, &done), 0);
+    while (td_atomic_load_acquire(&done) == 0)
+        td_heap_trim();
+    pthread_join(thread, NULL);
+    td_heap_trim();
+    CHECK_EQ(info().committed_bytes, 0u);
+}
+
+static int open_in_parts(const struct td_share *share)
+{
+    struct td_share part = *share, none = *share;
+    td_hold *hold = NULL, *whole = NULL;
+    uint64_t sum;
+    none.bytes = 0;
+    if (td_share_open(&none, &whole) != TD_EPROTO)
+        return 1;
+    part.bytes = 100;
+    if (td_share_open(&part, &hold) != TD_OK)
+        return 2;
+    if (td_share_open(share, &whole) != TD_EPROTO) /* another name of the same block */
+        return 3;
+    td_hold_unref(hold);
+    if (td_heap_list(NULL, 0, &sum) != 0 || td_share_open(share, &whole) != TD_OK)
+        return 4;
+    td_hold_unref(whole);
+    return 0;
+}
+
+TD_TEST(a_block_is_held_once_whatever_its_names_say)
+{
+    td_hold *hold = made(MIB);
+    struct td_share share;
+    td_hold_share(hold, &share);
+    elsewhere(open_in_parts, &share);
+    td_hold_unref(hold);
+    td_heap_trim();
+}
+
 TD_TEST_MAIN

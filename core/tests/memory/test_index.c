@@ -16,6 +16,19 @@ static struct td__range *naive_find(uintptr_t address, uint64_t bytes)
     return NULL;
 }
 
+/* Is there one with any of these bytes, and is this such a one? */
+static bool naive_meets(uintptr_t address, uint64_t bytes, const struct td__range *found)
+{
+    bool any = false, right = found == NULL;
+    for (uint32_t i = 0; i < PLACES; i++) {
+        const bool meets =
+            there[i] && address < ranges[i].start + ranges[i].bytes && ranges[i].start < address + bytes;
+        any = any || meets;
+        right = right || (meets && found == &ranges[i]);
+    }
+    return right && any == (found != NULL);
+}
+
 TD_TEST(an_index_finds_what_a_table_finds)
 {
     struct td__index index = {0};
@@ -33,6 +46,7 @@ TD_TEST(an_index_finds_what_a_table_finds)
         const uintptr_t address = 900 + test_random_below(&random, PLACES * STEP + 200);
         const uint64_t bytes = test_random_below(&random, STEP + 20);
         REQUIRE_EQ((uintptr_t)td__index_find(&index, address, bytes), (uintptr_t)naive_find(address, bytes));
+        REQUIRE(naive_meets(address, bytes + 1, td__index_meets(&index, address, bytes + 1)));
     }
     for (uint32_t place = 0; place < PLACES; place++)
         if (there[place])
