@@ -65,6 +65,7 @@ def in_forked_child() -> None:
     for pool in [*pools, *abandoned]:
         pool._forked = pool._started
         pool._lock = threading.Lock()
+    abandoned.clear()  # they are the parent's to wait for
 
 
 # Before the threads are joined, so that callbacks may still use them; atexit would be after.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import concurrent.futures
+import gc
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -247,6 +249,25 @@ def test_a_started_pool_is_inert_in_a_forked_child() -> None:
 
         assert in_child(use) == 0
         assert pool.submit(abs, -2).result() == 2
+
+
+def test_a_forked_child_forgets_the_pools_that_its_parent_has_let_go_of(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    pool = ProcessPoolExecutor(1)
+    future = pool.submit(fifo.read_text)
+    del pool
+    problems: list[object] = []
+
+    def collect() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "unraisablehook", problems.append)
+            gc.collect()
+        assert not problems
+
+    assert in_child(collect) == 0
+    fifo.write_text("text")
+    assert future.result() == "text"
 
 
 def test_nobody_waits_in_a_forked_child_for_what_ends_in_the_parent(tmp_path: Path) -> None:
