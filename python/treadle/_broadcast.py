@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -80,13 +81,14 @@ def broadcast(obj: T) -> Broadcast[T]:
         whole[start : start + length] = part
     whole[0] = 1
     made = Broadcast[T](block, tuple(spans), obj)
-    finalizer: Any = weakref.finalize(made, _end, block)
+    finalizer: Any = weakref.finalize(made, _end, block, os.getpid())
     finalizer.atexit = False
     return made
 
 
-def _end(block: SharedBlock) -> None:
-    memoryview(block)[0] = 0
+def _end(block: SharedBlock, maker: int) -> None:
+    if os.getpid() == maker:  # and not a child that it forked, whose handle is a copy
+        memoryview(block)[0] = 0
 
 
 def arrive(name: bytes, spans: tuple[tuple[int, int], ...]) -> Broadcast[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,23 @@ def test_workers_drop_it_after_its_last_handle() -> None:
         gc.collect()
         pool.submit(abs, 1).result()
         assert blocks() == before
+
+
+def load_count(handle: Broadcast[Counted]) -> int:
+    return len(Path(handle.value.path).read_text().splitlines())
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_that_drops_its_copy_of_the_handle_ends_nothing(tmp_path: Path) -> None:
+    handle = broadcast(Counted(str(tmp_path / "loads")))
+    pid = os.fork()
+    if pid == 0:
+        del handle
+        gc.collect()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    with ProcessPoolExecutor(1) as pool:
+        assert [pool.submit(load_count, handle).result() for _ in range(3)] == [1, 1, 1]
 
 
 def test_a_task_that_is_under_way_has_it_to_its_end(meeting: Any) -> None:
