@@ -43,6 +43,16 @@ static unsigned item_bytes(int type_num)
     return type_num >= 0 && (size_t)type_num < sizeof sizes ? sizes[type_num] : 0;
 }
 
+/* Is it NumPy's own description of these numbers? Another one may have metadata, which pickle keeps. */
+static bool is_own_descr(const struct tb_numpy *numpy, const struct descr_head *descr)
+{
+    PyObject *own = numpy->descr_from_type(descr->type_num);
+    if (own == NULL)
+        PyErr_Clear();
+    Py_XDECREF(own); /* NumPy has one, too */
+    return own == (const PyObject *)(const void *)descr;
+}
+
 static bool is_plain(const struct tb_codec *codec, PyObject *value)
 {
     if (Py_TYPE(value) != codec->numpy.array_type)
@@ -50,7 +60,7 @@ static bool is_plain(const struct tb_codec *codec, PyObject *value)
     const struct array_head *array = (const struct array_head *)(void *)value;
     const char order = array->descr->byteorder;
     return array->nd <= (int)TB_ARRAY_DIMENSIONS && (order == '=' || order == '|') &&
-           item_bytes(array->descr->type_num) != 0;
+           item_bytes(array->descr->type_num) != 0 && is_own_descr(&codec->numpy, array->descr);
 }
 
 /* The bytes around `start` that items can be in: [start - before, start + behind). False when there is none, or too

@@ -22,6 +22,22 @@ static void read_pickle(const uint8_t *data, size_t bytes)
     }
 }
 
+/* A run of values, one after the other; of an array, all that tb_make_array reads. */
+static void read_values(const uint8_t *data, size_t bytes)
+{
+    struct tb_reader reader = {data, data + bytes};
+    struct tb_item item;
+    while (reader.at < reader.end && tb_read_item(&reader, &item)) {
+        inside(data, bytes, reader.at, (uint64_t)(reader.end - reader.at));
+        if (item.tag != TB_ARRAY)
+            continue;
+        inside(data, bytes, item.data, item.count);
+        FUZZ_CHECK(item.data[1] <= TB_ARRAY_DIMENSIONS);
+        FUZZ_CHECK(item.count ==
+                   TB_ARRAY_HEAD - 1 + item.data[1] * ((item.data[2] & TB_ARRAY_DENSE) != 0 ? 8u : 16u));
+    }
+}
+
 #define ITEMS_TRIED 4096u /* a range has no bytes for each item */
 
 static void read_chunk(const uint8_t *data, size_t bytes)
@@ -82,6 +98,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
     read_pickle(copy, bytes);
     read_chunk(copy, bytes);
     read_records(copy, bytes);
+    read_values(copy, bytes);
     free(copy);
     return 0;
 }

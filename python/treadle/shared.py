@@ -79,6 +79,8 @@ __all__ = [
 
 def _new(shape: Any, dtype: DTypeLike | None, order: str | None, clear: bool) -> NDArray[Any]:
     kind = np.dtype(dtype)
+    if kind.kind in "biufc" and kind.isnative and kind.metadata is None:
+        kind = np.dtype(kind.char)  # NumPy's own, not a copy that came out of a pickle: those travel fastest
     if kind.hasobject:
         raise ValueError(f"an array of {kind} holds pointers to Python objects, which mean nothing in another process")
     sizes: tuple[Any, ...] = tuple(shape) if np.iterable(shape) else (shape,)

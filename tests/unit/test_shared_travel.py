@@ -318,6 +318,60 @@ def test_one_that_is_gone_can_not_be_opened() -> None:
         _engine.shared_open(b"some name")
 
 
+def metadata(array: Array) -> dict[str, str]:
+    return dict(array.dtype.metadata or {})
+
+
+def test_a_dtype_keeps_what_it_says_besides(single: ProcessPoolExecutor) -> None:
+    kind = np.dtype("f8", metadata={"unit": "m"})
+    assert single.submit(metadata, shared.zeros(10, kind)).result() == {"unit": "m"}
+    assert single.submit(metadata, shared.zeros(10)).result() == {}
+
+
+def test_a_dtype_that_came_out_of_a_pickle_is_as_good_as_another() -> None:
+    kind = pickle.loads(pickle.dumps(np.dtype("f4")))
+    assert shared.zeros(10, kind).dtype is np.dtype("f4")
+
+
+# --- names that lie
+
+SHOWN = shared.array(np.arange(600, dtype="i4").reshape(20, 30))
+PAYLOADS = [
+    _engine.encode_call((SHOWN,)),
+    _engine.encode_call((SHOWN[3:9, ::-2],)),
+    _engine.encode_call((SHOWN.T, (1, SHOWN[5, 6, ...]))),
+]
+
+
+def arrays_in(value: object) -> Iterator[Array]:
+    if isinstance(value, np.ndarray):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            yield from arrays_in(part)
+
+
+@given(
+    st.sampled_from(PAYLOADS),
+    st.lists(st.tuples(st.integers(0, 150), st.one_of(st.binary(min_size=1, max_size=1), st.just(bytes(8)))), max_size=4),
+    st.integers(0, 160),
+)
+def test_an_array_that_is_told_of_wrongly_is_an_error_or_lies_in_its_memory(
+    payload: bytes, changes: list[tuple[int, bytes]], end: int
+) -> None:
+    for at, data in changes:
+        payload = payload[:at] + data + payload[at + len(data) :]
+    try:
+        found = _engine.decode_call(payload[:end])
+    except (CorruptData, TypeError, ValueError, OSError):
+        return
+    for array in arrays_in(found):
+        extent = _engine.shared_extent(array)
+        assert extent is not None
+        assert _engine.shared_find(*extent[:2]) is not None
+        array.sum()
+
+
 # --- a plain fork
 
 
