@@ -5,6 +5,8 @@
  * Tests      tests/unit/test_shared.py */
 #include "shared.h"
 
+#include <unistd.h>
+
 #include "codec_internal.h"
 #include "module.h"
 
@@ -117,7 +119,9 @@ PyObject *tb_shared_open(struct tb_codec *codec, const struct td_share *share)
     const td_status status = td_share_open(share, &hold);
     if (status == TD_OK)
         return tb_shared_of(codec, hold);
-    if (status == TD_EPROTO || status == TD_EINVAL)
+    if (status == TD_EPROTO && access("/proc/self/fd", X_OK) != 0)
+        PyErr_SetString(PyExc_OSError, "shared arrays are opened through /proc, which is not mounted here");
+    else if (status == TD_EPROTO || status == TD_EINVAL)
         (void)tb_codec_corrupt(codec, "a shared array was freed before it arrived, or its process has ended");
     else
         (void)tb_raise_status((struct tb_state *)PyType_GetModuleState(codec->shared_type), status, NULL);
