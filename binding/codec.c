@@ -222,6 +222,7 @@ int tb_codec_init(PyObject *module, struct tb_codec *codec)
         PyModule_AddType(module, codec->shared_type) < 0 ||
         PyModule_AddFunctions(module, tb_codec_methods) < 0 ||
         PyModule_AddFunctions(module, tb_shared_methods) < 0 ||
+        PyModule_AddFunctions(module, tb_allocator_methods) < 0 ||
         PyModule_AddFunctions(module, tb_array_methods) < 0)
         return -1;
     if (PyModule_AddFunctions(module, tb_worker_methods) < 0)

@@ -18,9 +18,10 @@
 
 /* ---- Where arrays are born ------------------------------------------------------------------------------------- */
 
-static void *born_take(void *ctx, size_t bytes)
+/* Zeros that nobody touches cost nothing as long as they are fresh pages of the kernel's. */
+static void *born_take(void *ctx, size_t bytes, bool zeros)
 {
-    return td_nursery_take(ctx, bytes);
+    return zeros ? NULL : td_nursery_take(ctx, bytes);
 }
 
 static bool born_here(void *ctx, const void *data)
@@ -44,7 +45,7 @@ static int install(struct tb_moves *moves, size_t least)
     td_nursery *nursery;
     if (td_worker_nursery(moves->worker, &nursery) != TD_OK)
         return 0;
-    const struct tb_memory_source source = {born_take, born_here, born_give, born_capacity, nursery};
+    const struct tb_memory_source source = {born_take, born_here, born_give, born_capacity, nursery, false};
     PyObject *handler = tb_numpy_handler("treadle", &source, least);
     PyObject *before = handler == NULL ? NULL : tb_numpy_set_handler(handler);
     Py_XDECREF(handler);

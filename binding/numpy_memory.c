@@ -86,23 +86,36 @@ bool tb_numpy_is_there(void)
 
 /* ---- The handler ----------------------------------------------------------------------------------------------- */
 
-static void *handler_malloc(void *ctx, size_t size)
+/* From the source; NULL: from below, unless *done. */
+static void *take(const struct handler *handler, size_t bytes, bool zeros, bool *done)
 {
-    struct handler *handler = ctx;
-    void *data = size < handler->least ? NULL : handler->source.take(handler->source.ctx, size);
-    return data != NULL ? data : handler->below->malloc(handler->below->ctx, size);
+    void *data = bytes < handler->least ? NULL : handler->source.take(handler->source.ctx, bytes, zeros);
+    *done = data != NULL || (handler->source.only && bytes >= handler->least);
+    return data;
 }
 
-/* Zeros that nobody touches cost nothing as long as they are fresh pages of the kernel's. */
+static void *handler_malloc(void *ctx, size_t size)
+{
+    const struct handler *handler = ctx;
+    bool done;
+    void *data = take(handler, size, false, &done);
+    return done ? data : handler->below->malloc(handler->below->ctx, size);
+}
+
 static void *handler_calloc(void *ctx, size_t count, size_t size)
 {
-    struct handler *handler = ctx;
-    return handler->below->calloc(handler->below->ctx, count, size);
+    const struct handler *handler = ctx;
+    size_t bytes;
+    bool done;
+    if (__builtin_mul_overflow(count, size, &bytes))
+        return NULL;
+    void *data = take(handler, bytes, true, &done);
+    return done ? data : handler->below->calloc(handler->below->ctx, count, size);
 }
 
 static void handler_free(void *ctx, void *data, size_t size)
 {
-    struct handler *handler = ctx;
+    const struct handler *handler = ctx;
     if (handler->source.owns(handler->source.ctx, data))
         handler->source.give(handler->source.ctx, data);
     else
@@ -111,7 +124,7 @@ static void handler_free(void *ctx, void *data, size_t size)
 
 static void *handler_realloc(void *ctx, void *data, size_t size)
 {
-    struct handler *handler = ctx;
+    const struct handler *handler = ctx;
     if (data == NULL)
         return handler_malloc(ctx, size);
     if (!handler->source.owns(handler->source.ctx, data))
@@ -156,6 +169,13 @@ PyObject *tb_numpy_handler(const char *name, const struct tb_memory_source *sour
         return PyErr_NoMemory();
     }
     snprintf(handler->numpy.name, sizeof handler->numpy.name, "%s", name);
+    if (numpy->allocator.malloc == handler_malloc) { /* one of ours: what it has of the same source is not below this */
+        const struct handler *outer = numpy->allocator.ctx;
+        if (outer->source.take == source->take) {
+            Py_SETREF(below, Py_NewRef(outer->below_capsule));
+            numpy = PyCapsule_GetPointer(below, CAPSULE);
+        }
+    }
     handler->numpy.version = 1;
     handler->numpy.allocator =
         (numpy_allocator){handler, handler_malloc, handler_calloc, handler_realloc, handler_free};

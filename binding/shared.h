@@ -5,7 +5,7 @@
 #include "codec.h"
 
 extern PyType_Spec tb_shared_spec;
-extern PyMethodDef tb_shared_methods[];
+extern PyMethodDef tb_shared_methods[], tb_allocator_methods[];
 
 /* Adds a reference to the hold of each SharedBlock of the list (NULL: none). 0, or -1 with an exception and nothing
  * added. */

@@ -17,7 +17,8 @@
  *             I3 what another process says of a block is checked (arena.c) before an address is made of it.
  * Ordering    H: last access -> release in unref -> acquire by the last unref -> free.
  * Fork        The child sees the parent's blocks through the holds it was born with, as long as the parent keeps them:
- *             they are not counted, found or told of. What it is given from then on is opened anew.
+ *             they stay in the index, lest their addresses be taken for somebody else's, but are not counted, found or
+ *             told of. What it is given from then on is opened anew.
  * Crash       the owner's: the pages live on in other processes' mappings. A holder's: whoever is told of it drops
  *             what that process held, once none of its family sees it (kin.h): until then it is mourned.
  * Locking     one mutex; the arena's own is taken under it. No other is.   Tests  tests/memory/test_heap.c */
@@ -101,7 +102,6 @@ void td_heap_after_fork_child(void)
     td_list_init(&state.foreign);
     td_list_init(&state.foreign_holds);
     td_list_init(&state.mourned);
-    state.index = (struct td__index){0};
     td_atomic_store_relaxed(&state.foreign_sum, 0);
     td_atomic_store_relaxed(&state.mourned_count, 0);
 }
@@ -268,7 +268,13 @@ static void enter_locked(td_hold *hold, struct heap *heap, uint64_t ref, void *d
     }
 }
 
-/* Without a reference; NULL. */
+/* Was it made by this process, not by the one that this was forked from? */
+static bool is_ours(const td_hold *hold)
+{
+    return hold->generation == state.generation;
+}
+
+/* Without a reference, whosever it is; NULL. */
 static td_hold *hold_of(struct td__range *range)
 {
     return range != NULL ? (td_hold *)(void *)((char *)range - offsetof(td_hold, range)) : NULL;
@@ -277,7 +283,7 @@ static td_hold *hold_of(struct td__range *range)
 static td_hold *hold_at_locked(const void *address, uint64_t bytes)
 {
     td_hold *hold = hold_of(td__index_find(&state.index, (uintptr_t)address, bytes));
-    return hold != NULL ? td_hold_ref(hold) : NULL;
+    return hold != NULL && is_ours(hold) ? td_hold_ref(hold) : NULL;
 }
 
 /* A block that could not be had. */
@@ -325,20 +331,23 @@ td_hold *td_hold_ref(td_hold *hold)
     return hold;
 }
 
-/* An own heap still counts it, until its block is free: so it stays. */
-static void leave_locked(td_hold *hold)
+/* True: its block is to be given back, and its heap counts it until that is done. */
+static bool leave_locked(td_hold *hold)
 {
     td__index_remove(&state.index, &hold->range);
+    if (!is_ours(hold))
+        return false;
     td_list_remove(&hold->link);
     if (!is_foreign(hold->heap))
-        return;
+        return true;
     hold->heap->hold_count--;
     td_atomic_fetch_sub_relaxed(&state.foreign_sum, mark_of(hold));
+    return false;
 }
 
 static void free_own(struct heap *heap, uint64_t ref)
 {
-    (void)td_arena_free(heap->arena, ref);
+    (void)td_arena_free(heap->arena, ref); /* may take its time */
     lock();
     heap->hold_count--;
     unlock();
@@ -355,13 +364,10 @@ void td_hold_unref(td_hold *hold)
             return;
     lock();
     const bool last = td_atomic_fetch_sub_acqrel(&hold->refs, 1) == 1; /* H */
-    const bool counted = last && hold->generation == state.generation;
-    if (counted)
-        leave_locked(hold);
-    struct heap *own = counted && !is_foreign(hold->heap) ? hold->heap : NULL;
+    const bool owned = last && leave_locked(hold);
     unlock();
-    if (own != NULL)
-        free_own(own, hold->ref);
+    if (owned)
+        free_own(hold->heap, hold->ref);
     if (last)
         free(hold);
 }
@@ -382,6 +388,38 @@ td_hold *td_hold_find(const void *address, uint64_t bytes)
     td_hold *hold = hold_at_locked(address, bytes);
     unlock();
     return hold;
+}
+
+/* ---- As an allocator's memory ------------------------------------------------------------------------------ */
+
+/* Borrowed. */
+static td_hold *taken_locked(const void *data)
+{
+    td_hold *hold = hold_of(td__index_find(&state.index, (uintptr_t)data, 1));
+    return hold != NULL && td_hold_data(hold) == data ? hold : NULL;
+}
+
+void *td_heap_take(uint64_t bytes, bool zeros)
+{
+    td_hold *hold;
+    return td_hold_new(bytes, zeros, &hold) == TD_OK ? td_hold_data(hold) : NULL;
+}
+
+uint64_t td_heap_capacity(const void *data)
+{
+    lock();
+    const td_hold *hold = taken_locked(data);
+    const uint64_t bytes = hold != NULL ? hold->range.bytes : 0;
+    unlock();
+    return bytes;
+}
+
+void td_heap_give(void *data)
+{
+    lock();
+    td_hold *hold = taken_locked(data);
+    unlock();
+    td_hold_unref(hold);
 }
 
 /* ---- Names ------------------------------------------------------------------------------------------------- */

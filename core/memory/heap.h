@@ -27,6 +27,14 @@ td_hold *td_heap_find(const struct td_held *held);
  * caller's. TD_KIN_ANY (kin.h): it is not known which worker. */
 void td_heap_mourn(int32_t pid, td_hold *const *holds, uint64_t count);
 
+/* Blocks as an allocator has them, by the address of their first byte; whoever took one holds it until it gives it.
+ * NULL: there is no room. Any thread. In a forked child also those that it was born with, which the parent goes on
+ * sharing with it, and which it can give without harm. */
+void *td_heap_take(uint64_t bytes, bool zeros);
+void td_heap_give(void *data);
+/* 0: no block starts there. */
+uint64_t td_heap_capacity(const void *data);
+
 /* Before the first fork handler of anything whose lock is held while these functions are called. */
 void td_heap_init(void);
 /* In a forked child: what was the process's own heap is its parent's from here on. */

@@ -101,8 +101,8 @@ def _array_extent(array: Any) -> tuple[int, int, int] | None:
 
 
 def reduce_array(array: Any) -> Any:
-    """An ndarray in shared memory by name; another one as NumPy reduces it."""
-    extent = _array_extent(array)
+    """An ndarray in shared memory by name; another one, and one of Python objects, as NumPy reduces it."""
+    extent = None if array.dtype.hasobject else _array_extent(array)
     block = _find(extent)
     if block is None or extent is None:
         return array.__reduce_ex__(5)

@@ -21,9 +21,11 @@ Sources: python/treadle/_sharing.py, binding/shared.c, core/memory/heap.c, core/
 
 from __future__ import annotations
 
+import operator
 import pickle
 import sys
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
 
 from . import _engine, _views
 from . import _sharing as _sharing  # from here on arrays travel by reference
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
     Order = Literal["C", "F"]
 
 T = TypeVar("T")
+
+# Of the `allocator` blocks that this context is in: what was in force before each.
+_allocators: ContextVar[tuple[object, ...]] = ContextVar("treadle.shared.allocator", default=())
 
 
 class _NoNumPy:
@@ -65,6 +70,7 @@ __all__ = [
     "Counter",
     "Event",
     "Lock",
+    "allocator",
     "array",
     "copy",
     "empty",
@@ -203,6 +209,49 @@ def _share_parts(obj: T) -> T:
     data = pickle.dumps(obj, 5, buffer_callback=buffers.append)
     made: T = pickle.loads(data, buffers=[_copy_view(buffer.raw()) for buffer in buffers])
     return made
+
+
+class allocator:
+    """A `with` block in which NumPy's own arrays are born shared, whoever makes them::
+
+        with treadle.shared.allocator(min_bytes=1 << 20):
+            frames = load(path)                    # any library that makes NumPy arrays
+        pool.map(blur, frames)                     # by reference, as arrays of `treadle.shared` are
+
+    Arrays of `min_bytes` bytes and more are shared arrays like those of `zeros`, for as long as they live, also after
+    the block: what is passed to a task is not copied, and what a task writes there, everybody sees. Smaller ones, and
+    other memory than NumPy's, are as they always are. It may be entered several times, also inside itself.
+
+    NumPy's allocator is one of the calling *context* (NEP 49, `contextvars`): other threads go on as before, and so do
+    asyncio tasks that were started outside the block. After a plain `fork`, the child sees these arrays as its parent
+    does, what either writes is seen by both, and they stay for as long as the parent keeps them; arrays that the child
+    makes are its own.
+
+    Args:
+        min_bytes: From which size on, in bytes; smaller arrays are cheaper to copy than to share.
+
+    Raises:
+        MemoryError: from whatever makes an array, when there is no room for it in shared memory.
+        ValueError: `min_bytes` is negative.
+        RuntimeError: this NumPy is older than 1.22 (when it is entered).
+
+    Sources: binding/allocator.c, binding/numpy_memory.c.
+    """
+
+    def __init__(self, min_bytes: int = 1 << 16) -> None:
+        self._min_bytes = operator.index(min_bytes)
+        if self._min_bytes < 0:
+            raise ValueError("min_bytes must be 0 or more")
+
+    def __enter__(self) -> Self:
+        before = _engine.numpy_use_allocator(_engine.numpy_allocator(self._min_bytes))
+        _allocators.set((*_allocators.get(), before))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        *outer, before = _allocators.get()
+        _allocators.set(tuple(outer))
+        _engine.numpy_use_allocator(before)
 
 
 def info() -> dict[str, int]:
