@@ -48,8 +48,9 @@ static PyObject *numpy_use_allocator(PyObject *Py_UNUSED(module), PyObject *hand
 
 PyMethodDef tb_allocator_methods[] = {
     {"numpy_allocator", numpy_allocator, METH_O,
-     PyDoc_STR("numpy_allocator(min_bytes, /)\n--\n\n"
-               "What has NumPy's arrays of so many bytes born in shared memory, and others where they are now.")},
+     PyDoc_STR(
+         "numpy_allocator(min_bytes, /)\n--\n\n"
+         "What has NumPy's arrays of so many bytes born in shared memory, and others where they are now.")},
     {"numpy_use_allocator", numpy_use_allocator, METH_O,
      PyDoc_STR("numpy_use_allocator(allocator, /)\n--\n\nFrom now on, in this context; the one before.")},
     {0},

@@ -169,7 +169,8 @@ PyObject *tb_numpy_handler(const char *name, const struct tb_memory_source *sour
         return PyErr_NoMemory();
     }
     snprintf(handler->numpy.name, sizeof handler->numpy.name, "%s", name);
-    if (numpy->allocator.malloc == handler_malloc) { /* one of ours: what it has of the same source is not below this */
+    if (numpy->allocator.malloc ==
+        handler_malloc) { /* one of ours: what it has of the same source is not below this */
         const struct handler *outer = numpy->allocator.ctx;
         if (outer->source.take == source->take) {
             Py_SETREF(below, Py_NewRef(outer->below_capsule));

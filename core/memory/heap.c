@@ -39,6 +39,7 @@
 #include "memory/arena.h"
 #include "memory/index.h"
 #include "memory/kin.h"
+#include "memory/rest.h"
 
 struct heap {
     td_list link; /* in state.foreign; the own one stands alone */
@@ -72,9 +73,11 @@ static struct {
     td_list foreign, foreign_holds;
     struct td__index index;
     td_atomic_u64 foreign_sum; /* of the foreign blocks that are held: another set has another sum */
-    td_memory_budget budget;   /* of the own heap */
     td_list mourned;
     td_atomic_u32 mourned_count;
+    td_memory_budget budget; /* of the own heap */
+    td_rest rest;            /* likewise */
+    void (*wake)(void);      /* its keeper; NULL: it has none */
 } state = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static bool is_foreign(const struct heap *heap)
@@ -99,6 +102,7 @@ void td_heap_after_fork_child(void)
     pthread_mutex_init(&state.lock, NULL); /* whoever held it is not here */
     state.generation++;
     state.own = NULL;
+    state.rest = (td_rest){0};
     td_list_init(&state.foreign);
     td_list_init(&state.foreign_holds);
     td_list_init(&state.mourned);
@@ -123,10 +127,17 @@ static void unlock(void)
     pthread_mutex_unlock(&state.lock);
 }
 
-void td_heap_init(void)
+void td_heap_init(void (*wake)(void))
 {
     lock();
+    state.wake = wake;
     unlock();
+}
+
+static void stir(void)
+{
+    if (td_rest_stir(&state.rest) && state.wake != NULL)
+        state.wake();
 }
 
 /* ---- Heaps ------------------------------------------------------------------------------------------------- */
@@ -321,6 +332,7 @@ td_status td_hold_new(uint64_t bytes, bool zeros, td_hold **out)
     enter_locked(hold, heap, block.ref, block.data, bytes > 0 ? bytes : 1);
     heap->hold_count--; /* its own counts now */
     unlock();
+    stir();
     *out = hold;
     return TD_OK;
 }
@@ -351,6 +363,7 @@ static void free_own(struct heap *heap, uint64_t ref)
     lock();
     heap->hold_count--;
     unlock();
+    stir();
 }
 
 void td_hold_unref(td_hold *hold)
@@ -630,4 +643,15 @@ void td_heap_trim(void)
         td_arena_trim(state.own->arena, 0);
     close_unused_locked();
     unlock();
+}
+
+int64_t td_heap_keep(int64_t now_ns)
+{
+    int64_t next;
+    visit_mourned();
+    if (td_rest_keep(&state.rest, now_ns, &next))
+        td_heap_trim();
+    if (td_atomic_load_relaxed(&state.mourned_count) != 0 && now_ns + TD_REST_AFTER_NS < next)
+        next = now_ns + TD_REST_AFTER_NS;
+    return next;
 }

@@ -35,8 +35,13 @@ void td_heap_give(void *data);
 /* 0: no block starts there. */
 uint64_t td_heap_capacity(const void *data);
 
-/* Before the first fork handler of anything whose lock is held while these functions are called. */
-void td_heap_init(void);
+/* Gives back what the heap keeps warm, if nobody has used it for a second; all of it, if nothing is held. Looks after the
+ * mourned. Ask again at the time returned, or when woken. One thread at a time. */
+int64_t td_heap_keep(int64_t now_ns);
+
+/* Before the first fork handler of anything whose lock is held while these functions are called. `wake` is called, by
+ * any thread, when td_heap_keep has something to look at again. */
+void td_heap_init(void (*wake)(void));
 /* In a forked child: what was the process's own heap is its parent's from here on. */
 void td_heap_after_fork_child(void);
 

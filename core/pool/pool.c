@@ -29,6 +29,7 @@
 static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER; /* also held while a pool starts */
 static td_list registry = {&registry, &registry};
 static td_atomic_u32 forks; /* between the first pool's process and this one */
+static td_atomic_u32 kept;  /* pools that the native thread keeps */
 static pid_t home;          /* the process that all this belongs to */
 
 /* ---- Fork -------------------------------------------------------------------------------------------------------- */
@@ -75,6 +76,7 @@ static void after_fork_in_child(void)
     td_list_init(&registry);
     home = getpid();
     td_atomic_fetch_add_relaxed(&forks, 1);
+    td_atomic_store_relaxed(&kept, 0);
     td_drain_forget();
     td_native_forget();
     td__completed_forget();
@@ -93,7 +95,8 @@ void td_after_fork_child(void)
 static void install_fork_handlers(void)
 {
     home = getpid();
-    td_heap_init(); /* its lock is taken under a pool's, so its handler stands in line before ours */
+    td_heap_init(
+        td_native_wake); /* its lock is taken under a pool's, so its handler stands in line before ours */
     pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
 }
 
@@ -149,6 +152,16 @@ static bool end_locked(td_pool *pool)
     return td__crew_is_gone_locked(pool);
 }
 
+/* What nobody has used for a while goes back to the kernel. */
+static int64_t keep_memory(td_pool *pool, int64_t now)
+{
+    int64_t args;
+    const int64_t heap = td_heap_keep(now);
+    if (td_rest_keep(&pool->args_rest, now, &args))
+        td_arena_trim(pool->args_arena, TD_REST_KEEP_BYTES);
+    return heap < args ? heap : args;
+}
+
 static int64_t keep(struct td_keeper *keeper)
 {
     td_pool *pool = TD_LIST_ENTRY(keeper, td_pool, keeper);
@@ -169,6 +182,11 @@ static int64_t keep(struct td_keeper *keeper)
     if (next == TD_KEEP_END) {
         td_drain_remove_source(&pool->source);
         td_atomic_store_seq(&pool->gone, 1);
+        if (td_atomic_fetch_sub_acqrel(&kept, 1) == 1)
+            td_heap_trim(); /* nobody asks it any more */
+    } else {
+        const int64_t rest = keep_memory(pool, now);
+        next = rest < next ? rest : next;
     }
     td_drain_notify();
     return next;
@@ -465,8 +483,10 @@ static td_status join_loop_locked(td_pool *pool)
     if (status != TD_OK)
         return status;
     td__pool_hold(pool);
+    td_atomic_fetch_add_relaxed(&kept, 1);
     status = td_native_add(&pool->keeper);
     if (status != TD_OK) {
+        td_atomic_fetch_sub_relaxed(&kept, 1);
         td_drain_remove_source(&pool->source);
         td__pool_drop(pool);
         return status;

@@ -36,6 +36,7 @@
 #include "memory/arena.h"
 #include "memory/heap.h"
 #include "memory/kin.h"
+#include "memory/rest.h"
 #include "os/budget.h"
 #include "ring/completion.h"
 #include "ring/relief.h"
@@ -227,6 +228,7 @@ struct td_pool {
     struct td_pool_config config;
     struct td_segment_map map;
     td_arena *args_arena;
+    td_rest args_rest;
     td_memory_budget memory;
     uint64_t oom_kills; /* in our cgroup, when we last looked */
 
@@ -284,6 +286,12 @@ void td__pool_break_locked(td_pool *pool, const char *reason, int signal);
 /* How many forks lie between the first pool's process and this one. What was made at another number is another's. */
 uint32_t td__forks(void);
 bool td__pool_forked(const td_pool *pool);
+/* A block of the arguments' arena was taken or let go of. */
+static inline void td__pool_stir_args(td_pool *pool)
+{
+    if (td_rest_stir(&pool->args_rest))
+        td_native_wake();
+}
 /* Without the lock. */
 td_status td__pool_start(td_pool *pool);
 

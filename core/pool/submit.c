@@ -54,8 +54,10 @@ td_status td_pool_block_until(td_pool *pool, uint64_t bytes, int64_t deadline_ns
         const bool idle = is_idle(pool);
         td_atomic_fetch_add_seq(&pool->blocks_in_hand, 1);
         td_status status = td_arena_alloc(pool->args_arena, bytes, out);
-        if (status == TD_OK)
+        if (status == TD_OK) {
+            td__pool_stir_args(pool);
             return TD_OK;
+        }
         let_go(pool);
         td_drain_notify(); /* it may have kept others from seeing that nothing is under way */
         if (status != TD_EAGAIN && status != TD_ENOROOM)

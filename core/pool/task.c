@@ -77,6 +77,7 @@ void td__task_drop_args_locked(td_task *task)
         return;
     if (args->ref != 0 && !args->kept) {
         td_arena_reclaim(task->pool->args_arena, args->ref);
+        td__pool_stir_args(task->pool);
         td_atomic_fetch_add_seq(&task->pool->blocks_freed, 1);
     }
     if (args->stranded) {

@@ -31,6 +31,7 @@
 #include "memory/heap.h"
 #include "memory/kin.h"
 #include "memory/nursery.h"
+#include "memory/rest.h"
 #include "os/budget.h"
 #include "os/memfd.h"
 #include "os/placement.h"
@@ -42,8 +43,6 @@
 #include "ring/relief.h"
 #include "ring/submission.h"
 
-#define TRIM_AFTER_NS TD_NS_PER_S /* of sleep, before freed blocks go back to the kernel */
-#define TRIM_KEEP_BYTES (UINT64_C(2) << 20)
 #define SPIN_TURNS_PER_LOOK 16u /* of a spin, between looks at what rarely changes */
 #define SPIN_TURNS_PER_CLOCK 64u
 #define MOVE_EVERY_NS (4 * TD_NS_PER_MS)
@@ -338,11 +337,11 @@ static td_status park(td_worker *worker)
     TD_TRACE(SLEEP, worker->index, worker->from[TD_LANE_NEW]);
     if (worker->nursery != NULL && td_nursery_stirred(worker->nursery))
         worker->trimmed = false;
-    const int64_t deadline_ns = worker->trimmed ? TD_FOREVER : td_deadline_after(TRIM_AFTER_NS);
+    const int64_t deadline_ns = worker->trimmed ? TD_FOREVER : td_deadline_after(TD_REST_AFTER_NS);
     const td_status status = td_doorbell_park_until(&worker->map, worker->index, worker->from, deadline_ns);
     if (status != TD_ETIMEDOUT)
         return status;
-    td_arena_trim(worker->results, TRIM_KEEP_BYTES);
+    td_arena_trim(worker->results, TD_REST_KEEP_BYTES);
     worker->trimmed = true;
     return TD_OK;
 }

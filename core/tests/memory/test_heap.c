@@ -3,6 +3,7 @@
 #include <sched.h>
 #include <sys/wait.h>
 
+#include "base/clock.h"
 #include "memory/heap.h"
 #include "tests/harness.h"
 
@@ -51,6 +52,106 @@ TD_TEST(a_block_lives_until_its_last_reference)
     CHECK_EQ(info().blocks, 0u);
     td_heap_trim();
     CHECK_EQ(info().committed_bytes, 0u);
+}
+
+/* ---- As an allocator's memory ---- */
+
+TD_TEST(what_was_taken_is_known_by_its_first_byte)
+{
+    char *data = td_heap_take(MIB, true);
+    REQUIRE(data != NULL);
+    CHECK_EQ(info().blocks, 1u);
+    CHECK_EQ(td_heap_capacity(data), MIB);
+    CHECK_EQ(td_heap_capacity(data + 1), 0u);
+    CHECK_EQ(td_heap_capacity(&data), 0u);
+    CHECK(td_heap_take(UINT64_C(1) << 60, false) == NULL);
+    td_hold *hold = td_hold_find(data + 5, 10);
+    td_heap_give(data);
+    CHECK_EQ(info().blocks, 1u); /* somebody else still has it */
+    td_hold_unref(hold);
+    CHECK_EQ(info().blocks, 0u);
+    CHECK_EQ(td_heap_capacity(data), 0u);
+    td_heap_trim();
+}
+
+static int give_in_a_child(const struct td_share *unused)
+{
+    (void)unused;
+    char *own = td_heap_take(MIB, true);
+    const uint64_t mine = info().blocks;
+    td_heap_give(own);
+    return mine == 1 && info().blocks == 0 ? 0 : 1;
+}
+
+static char *born_with;
+
+static int give_the_parents(const struct td_share *unused)
+{
+    if (td_heap_capacity(born_with) != MIB || td_hold_find(born_with, 1) != NULL)
+        return 1;
+    born_with[0] = 'c';
+    td_heap_give(born_with);
+    return td_heap_capacity(born_with) == 0 && born_with[0] == 'c' ? give_in_a_child(unused) : 2;
+}
+
+TD_TEST(a_child_gives_what_it_was_born_with_and_the_parent_keeps_it)
+{
+    born_with = td_heap_take(MIB, true);
+    REQUIRE(born_with != NULL);
+    elsewhere(give_the_parents, NULL);
+    CHECK_EQ(born_with[0], 'c');
+    CHECK_EQ(info().blocks, 1u);
+    td_heap_give(born_with);
+    CHECK_EQ(info().blocks, 0u);
+    td_heap_trim();
+}
+
+static td_atomic_u32 trimming;
+
+static void *trim_again_and_again(void *unused)
+{
+    while (td_atomic_load_relaxed(&trimming) != 0)
+        td_heap_trim();
+    return unused;
+}
+
+TD_TEST(a_heap_is_not_closed_under_the_last_block)
+{
+    pthread_t trimmer;
+    td_atomic_store_relaxed(&trimming, 1);
+    REQUIRE_EQ(pthread_create(&trimmer, NULL, trim_again_and_again, NULL), 0);
+    for (int i = 0; i < 2000; i++)
+        td_hold_unref(made(1000));
+    td_atomic_store_relaxed(&trimming, 0);
+    REQUIRE_EQ(pthread_join(trimmer, NULL), 0);
+    CHECK_EQ(info().blocks, 0u);
+    td_heap_trim();
+}
+
+/* ---- At rest ---- */
+
+static td_atomic_u32 wakes;
+
+static void wake(void)
+{
+    td_atomic_fetch_add_relaxed(&wakes, 1);
+}
+
+TD_TEST(a_heap_that_nobody_uses_gives_back_what_it_keeps_warm)
+{
+    td_heap_init(wake);
+    td_hold *kept = made(MIB);
+    td_hold_unref(made(20 * MIB));
+    CHECK_EQ(td_atomic_load_relaxed(&wakes), 1u);
+    const int64_t next = td_heap_keep(td_now_ns());
+    CHECK(info().committed_bytes > 20 * MIB);
+    CHECK_EQ(td_heap_keep(next), TD_FOREVER);
+    CHECK(info().committed_bytes < 4 * MIB);
+    td_hold_unref(kept);
+    CHECK_EQ(td_atomic_load_relaxed(&wakes), 2u);
+    CHECK_EQ(td_heap_keep(td_heap_keep(next)), TD_FOREVER);
+    CHECK_EQ(info().committed_bytes, 0u);
+    td_heap_init(NULL);
 }
 
 TD_TEST(a_block_is_found_by_any_address_in_it)
