@@ -30,6 +30,9 @@ if TYPE_CHECKING:
         NoRoom as NoRoom,
     )
     from ._errors import (
+        PerformanceHint as PerformanceHint,
+    )
+    from ._errors import (
         PoolBroken as PoolBroken,
     )
     from ._errors import (
@@ -89,6 +92,7 @@ _HOME = {
     "Future": "_engine",
     "LockHolderDied": "_errors",
     "NoRoom": "_errors",
+    "PerformanceHint": "_errors",
     "Pool": "_pool",
     "PoolBroken": "_errors",
     "PoolClosed": "_errors",
@@ -121,6 +125,7 @@ __all__ = [
     "Future",
     "LockHolderDied",
     "NoRoom",
+    "PerformanceHint",
     "Pool",
     "PoolBroken",
     "PoolClosed",

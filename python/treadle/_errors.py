@@ -62,6 +62,15 @@ class NoRoom(TreadleError, MemoryError):
     __module__ = "treadle"
 
 
+class PerformanceHint(UserWarning):
+    """A warning of what works but is slow: it names the cause and the cure, and is given once.
+
+    `warnings.simplefilter("ignore", treadle.PerformanceHint)` has it be silent.
+    """
+
+    __module__ = "treadle"
+
+
 class CorruptData(TreadleError, RuntimeError):
     """Data from another process that failed a check. A `RuntimeError`."""
 

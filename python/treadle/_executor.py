@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 INTERRUPT_GRACE_S = 0.5
+LARGE_FUNCTION = 1 << 20  # bytes from which on a hint is due
 """What running tasks get after Ctrl-C before their workers are killed."""
 
 
@@ -264,7 +265,12 @@ class ProcessPoolExecutor(_engine.Executor, _maps.Maps, Executor):
     def _pack_function(self, fn: Callable[..., object]) -> tuple[bytes, Any, list[Any] | None]:
         if self._imports is None:
             self._imports = _foresight.imports_of(fn, self._by_reference_main)
-        return _travel.pack_sharing(fn, self._by_reference_main)
+        packed = _travel.pack_sharing(fn, self._by_reference_main)
+        if len(packed[0]) >= LARGE_FUNCTION:
+            from . import _hints
+
+            _hints.large_function(fn, len(packed[0]))
+        return packed
 
     # --- the end
 
