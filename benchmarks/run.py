@@ -34,6 +34,7 @@ BENCHMARKS = (
     "idle",
     "threads",
     "arrays",
+    "shared_arrays",
     "temporaries",
     "bulk",
     "shared_memory",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from typing import Any
 
@@ -47,6 +48,23 @@ def double(array: Any) -> Any:
 def same(array: Any) -> Any:
     """Takes an array, and returns it."""
     return array
+
+
+def attach(what: tuple[str, tuple[int, ...], tuple[int, int] | None] | None) -> None:
+    """Makes an array, or a part of it, of a block of multiprocessing.shared_memory, and lets go of it."""
+    if what is None:
+        return
+    from multiprocessing import shared_memory
+
+    import numpy
+
+    name, shape, steps = what
+    block = shared_memory.SharedMemory(name, track=False) if sys.version_info >= (3, 13) else shared_memory.SharedMemory(name)
+    array = numpy.ndarray(shape, "f8", block.buf)
+    if steps is not None:
+        array = array[:: steps[0], :: steps[1]]
+    del array
+    block.close()
 
 
 def read_from(pid: int, descriptor: int) -> None:
