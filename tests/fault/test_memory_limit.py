@@ -259,3 +259,32 @@ with ProcessPoolExecutor(2) as pool:
 def test_a_stream_of_arrays_that_move_stays_under_the_limit(cgroup: Path, tmp_path: Path) -> None:
     pytest.importorskip("numpy")
     assert run_in(cgroup, tmp_path / "program.py", ARRAYS).split() == ["400", "400", "True"]
+
+
+SHARED = """
+import numpy as np
+import treadle
+from treadle import ProcessPoolExecutor, shared
+
+MIB = 1 << 20
+
+def fill(array):
+    array[:] = 7
+
+with ProcessPoolExecutor(1) as pool:
+    for make in (shared.zeros, shared.empty, np.zeros):
+        with shared.allocator():
+            try:
+                make(400 * MIB, "u1")
+            except MemoryError as error:
+                print(type(error).__mro__[-4].__name__)
+    for _ in range(6):
+        array = shared.zeros(64 * MIB, "u1")
+        pool.submit(fill, array).result()
+        print(array[:: MIB].sum())
+"""
+
+
+def test_a_shared_array_that_cannot_fit_is_an_error_and_others_come_and_go(cgroup: Path, tmp_path: Path) -> None:
+    pytest.importorskip("numpy")
+    assert run_in(cgroup, tmp_path / "program.py", SHARED).split() == ["MemoryError"] * 3 + ["448"] * 6
