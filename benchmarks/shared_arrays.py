@@ -59,8 +59,8 @@ def measure_by_hand(pool: Peer, settings: Figures) -> Figures:
         for block in blocks:
             numpy.ndarray((block.size // 8,), "f8", block.buf)[:] = 1.0
         small, large = (block.name for block in blocks)
-        ways = ((small, (100,), None), (large, (ROWS, COLUMNS), None), (large, (ROWS, COLUMNS), (2, -1)))
-        return figures(pool, None, *ways, work.attach)
+        shape = (ROWS, COLUMNS)
+        return figures(pool, None, (small, (100,), None), (large, shape, None), (large, shape, (2, -1)), work.attach)
     finally:
         for block in blocks:
             block.close()
@@ -68,7 +68,7 @@ def measure_by_hand(pool: Peer, settings: Figures) -> Figures:
 
 
 def measure_memmap(pool: Peer, settings: Figures) -> Figures:
-    """joblib's way: an array in a file, which workers map."""
+    """Joblib's way: an array in a file, which workers map."""
     numpy = load("numpy")
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         small, large = (
@@ -83,8 +83,7 @@ def measure_stored(pool: Peer, settings: Figures) -> Figures:
     """Ray's way: an object of its store, read-only in workers. Of a part there is a copy in the store."""
     numpy, ray = load("numpy"), load("ray")
     large = numpy.ones((ROWS, COLUMNS))
-    kept = [ray.put(array) for array in (numpy.ones(100), large, large[::2, ::-1])]
-    return figures(pool, None, *kept, work.noop)
+    return figures(pool, None, ray.put(numpy.ones(100)), ray.put(large), ray.put(large[::2, ::-1]), work.noop)
 
 
 def subjects() -> list[Subject]:
@@ -98,7 +97,7 @@ def times_noop(figure: str, done: Round) -> float:
 
 BENCHMARK = harness.Benchmark(
     question="What does it cost to pass an array that workers share?",
-    method="Round trips of a call that does nothing, with None, with a shared array of 100 numbers, with one of 100 MB, "
+    method="Round trips of a call that does nothing, with None, with a shared array of 100 numbers, one of 100 MB, "
     "and with a part of that (`a[::2, ::-1]`), in turns. With the executors of the standard library and loky the array "
     "is made from a `SharedMemory` in each task, by its name, shape and dtype; with joblib it is a `numpy.memmap` in a "
     "file of /dev/shm, with Ray an object of its store.",

@@ -59,7 +59,8 @@ def attach(what: tuple[str, tuple[int, ...], tuple[int, int] | None] | None) -> 
     import numpy
 
     name, shape, steps = what
-    block = shared_memory.SharedMemory(name, track=False) if sys.version_info >= (3, 13) else shared_memory.SharedMemory(name)
+    untracked: dict[str, bool] = {"track": False} if sys.version_info >= (3, 13) else {}
+    block = shared_memory.SharedMemory(name, **untracked)
     array = numpy.ndarray(shape, "f8", block.buf)
     if steps is not None:
         array = array[:: steps[0], :: steps[1]]

@@ -1,4 +1,4 @@
-/* allocator.c: what treadle.shared.allocator is made of: NumPy's arrays born in this process's heap (core/memory/heap.c).
+/* allocator.c: what treadle.shared.allocator is made of: NumPy's arrays born in this process's heap.
  *
  * Invariant  L1 an array holds the block that it was born in, until it gives it back: tasks that use it hold it, too.
  * Fork       an array that a child was born with is given back there without a trace (heap.c).

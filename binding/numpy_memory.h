@@ -13,7 +13,8 @@ struct tb_memory_source {
     void (*give)(void *ctx, void *data);                /* its end */
     size_t (*capacity)(void *ctx, const void *data);    /* bytes that fit there */
     void *ctx;                                          /* outlives every array that came from here */
-    bool only; /* where there is none, there is none: NumPy raises MemoryError. Else its own allocator has some */
+    bool
+        only; /* where there is none, there is none: NumPy raises MemoryError. Else its own allocator has some */
 };
 
 /* Is NumPy loaded, and one whose interface we know (1.22 and later)? Never raises; cheap when it is not. */

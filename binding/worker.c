@@ -100,7 +100,8 @@ static PyObject *find_function(struct tb_birth *self, const struct td_assignment
     return slot->callable;
 }
 
-/* Callables that hold shared blocks, and that the parent has dropped: what they hold would stay as long as this process. */
+/* Drops callables that hold shared blocks, and that the parent has dropped: those blocks would stay as long as this
+ * process. */
 static void drop_released(struct tb_birth *self)
 {
     if (self->holding == 0)

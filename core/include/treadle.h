@@ -473,8 +473,8 @@ struct td_assignment {
     bool fn_holds;     /* the function's bytes name shared blocks */
     uint64_t position; /* names this assignment; td_worker_interrupted compares it */
 };
-/* Are the bytes of a function that names shared blocks still there? They are while it is known to the parent, and while a
- * task of it is the assignment. `ref`: of td_assignment's fn_bytes. */
+/* Are the bytes of a function that names shared blocks still there? They are while it is known to the parent, and while
+ * a task of it is the assignment. `ref`: of td_assignment's fn_bytes. */
 bool td_worker_has_fn(td_worker *worker, uint64_t ref);
 /* The next task: spins, then sleeps. TD_ECLOSED: leave; TD_EINTR: run signal handlers and come back. */
 td_status td_worker_next(td_worker *worker, struct td_assignment *out);

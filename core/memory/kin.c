@@ -1,6 +1,6 @@
 /* memory/kin.c: families of workers, by locks on the heaps that they have open.
- * Invariant  whoever sees a heap has signed for all of its kin before it looked at a block there, while the process that
- *            named the block to it was still there (heap.c). So who asks after that one has ended hears of it.
+ * Invariant  whoever sees a heap has signed for all of its kin before it looked at a block there, while the process
+ *            that named the block to it was still there (heap.c). So who asks after that one has ended hears of it.
  * Tests      tests/memory/test_kin.c, tests/pool/test_held.c */
 #include "memory/kin.h"
 

@@ -28,8 +28,8 @@ struct td_kin td_kin_get(void);
  * said. */
 void td_kin_sign(int fd);
 
-/* Has a process of the family of this worker, which has ended, the heap open? TD_KIN_ANY: has any? `fd`: an open file of
- * the heap, of a process that is not of the family. */
+/* Has a process of the family of this worker, which has ended, the heap open? TD_KIN_ANY: has any? `fd`: an open file
+ * of the heap, of a process that is not of the family. */
 #define TD_KIN_ANY (-1)
 bool td_kin_sees(int fd, int32_t pid);
 

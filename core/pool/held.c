@@ -13,13 +13,46 @@
  *                worker may look at it for ever. So does its function, which may name blocks as well.
  *             I3 what a list names and is not held here any more is passed over: a worker can't bring a block back.
  * Ordering    R of slot.h carries the list; it is read under the pool's lock.
- * Crash       a worker's list dies with it, once its death is confirmed: it can't write into the blocks after that. What
+ * Crash       a worker's list dies with it, once its death is confirmed: it can't write there after that. What
  *             its family could, the workers of its own pools and children that it forked, is mourned (heap.h): the
  *             blocks of its list, and those of the task and the function that it ran.
  * Tests       tests/pool/test_held.c */
+#include "pool/held.h"
+
 #include <stdlib.h>
 
 #include "pool/pool.h"
+
+/* ---- The worker ------------------------------------------------------------------------------------------------ */
+
+uint32_t td__tell_held(struct td_slot *slot, td_arena *results, uint64_t *told_sum)
+{
+    if (*told_sum == td_heap_foreign_sum())
+        return 0;
+    struct td_block list = {0};
+    uint64_t sum, count = td_heap_list(NULL, 0, &sum);
+    while (count >
+           list.capacity / sizeof(struct td_held)) { /* another thread of the task may hold more by then */
+        if (list.ref != 0)
+            td_arena_free(results, list.ref);
+        list = (struct td_block){0};
+        if (count > UINT32_MAX || td_arena_alloc(results, count * sizeof(struct td_held), &list) != TD_OK)
+            return TD_SLOT_UNTOLD;
+        count = td_heap_list(list.data, list.capacity / sizeof(struct td_held), &sum);
+    }
+    if (count == 0 && list.ref != 0) {
+        td_arena_free(results, list.ref);
+        list.ref = 0;
+    }
+    if (list.ref != 0)
+        td_arena_lend(results, list.ref);
+    slot->held_ref = list.ref;
+    slot->held_count = (uint32_t)count;
+    *told_sum = sum;
+    return TD_SLOT_HELD;
+}
+
+/* ---- The parent ------------------------------------------------------------------------------------------------ */
 
 static void unref_all(td_hold **holds, uint64_t count)
 {

@@ -37,6 +37,7 @@
 #include "os/placement.h"
 #include "os/process.h"
 #include "pool/birth.h"
+#include "pool/held.h"
 #include "pool/parcel.h"
 #include "ring/completion.h"
 #include "ring/doorbell.h"
@@ -640,31 +641,6 @@ static td_status hand_over(td_worker *worker, const void *bytes, struct td_block
     return TD_OK;
 }
 
-/* Tells which shared blocks of others are held here, when they are others than it last told. Returns the reply's
- * flag. */
-static uint32_t tell_held(td_worker *worker, struct td_slot *slot)
-{
-    if (worker->told_sum == td_heap_foreign_sum())
-        return 0;
-    struct td_block list = {0};
-    uint64_t sum, count = td_heap_list(NULL, 0, &sum);
-    while (count >
-           list.capacity / sizeof(struct td_held)) { /* another thread of the task may hold more by then */
-        td_worker_block_drop(worker, &list);
-        if (count > UINT32_MAX || try_block(worker, count * sizeof(struct td_held), &list) != TD_OK)
-            return TD_SLOT_UNTOLD;
-        count = td_heap_list(list.data, list.capacity / sizeof(struct td_held), &sum);
-    }
-    if (count == 0)
-        td_worker_block_drop(worker, &list);
-    else
-        td_arena_lend(worker->results, list.ref);
-    slot->held_ref = list.ref;
-    slot->held_count = (uint32_t)count;
-    worker->told_sum = sum;
-    return TD_SLOT_HELD;
-}
-
 td_status td_worker_reply(td_worker *worker, bool ok, const void *bytes, struct td_block *block, uint64_t len,
                           bool keep_args)
 {
@@ -679,7 +655,7 @@ td_status td_worker_reply(td_worker *worker, bool ok, const void *bytes, struct 
     const int64_t now = td_now_ns();
     slot->reply_flags =
         (uint16_t)((ok ? 0 : TD_SLOT_ERROR) | (keep_args && slot->args_ref != 0 ? TD_SLOT_KEEP_ARGS : 0) |
-                   tell_held(worker, slot));
+                   td__tell_held(slot, worker->results, &worker->told_sum));
     slot->ended_ns = now;
     worker->slot = NULL;
     td_atomic_store_relaxed(&worker->position, 0);

@@ -38,8 +38,8 @@ def large_function(function: Callable[..., object], packed_bytes: int) -> None:
     size, where = parts[0] if parts else (0, "")
     cause = f", most of it in {where} ({_text(size)})" if 2 * size > packed_bytes else ""
     _hint(
-        f"the function '{name}' takes {_text(packed_bytes)} along{cause}. They are looked through at each submit. Make it "
-        "a treadle.broadcast(...), which is sent to each worker once, or an array of treadle.shared, of which nothing is"
+        f"the function '{name}' takes {_text(packed_bytes)} along{cause}. They are looked through at each submit. "
+        "A treadle.broadcast(...) is sent to each worker once, an array of treadle.shared not at all"
     )
 
 
@@ -73,7 +73,8 @@ def _size(value: object) -> int:
         data, buffers, *_ = dump(value, True)
     except Exception:
         return 0
-    return len(data) + sum(buffer.raw().nbytes for buffer in buffers)
+    sizes: list[int] = [buffer.raw().nbytes for buffer in buffers]
+    return len(data) + sum(sizes)
 
 
 def _text(count: int) -> str:

@@ -140,10 +140,10 @@ def test_a_pool_that_is_broken_keeps_what_its_functions_refer_to_until_its_worke
     begun, pid = steps.begun, steps.pid
 
     def work() -> float:
-        pid.set(os.getpid())
-        begun.set()
+        pid.set(os.getpid())  # noqa: F821  (all of these are deleted below, when the worker has them)
+        begun.set()  # noqa: F821
         signal.pause()
-        return float(array.sum())
+        return float(array.sum())  # noqa: F821
 
     with ProcessPoolExecutor(1) as pool:
         future = pool.submit(work)

@@ -81,9 +81,7 @@ def use_one(pool: ProcessPoolExecutor, rng: random.Random) -> None:
     assert (result == number).all()
 
 
-def work(
-    pool: ProcessPoolExecutor, seed: int, rounds: int, done: queue.SimpleQueue[BaseException | None]
-) -> None:
+def work(pool: ProcessPoolExecutor, seed: int, rounds: int, done: queue.SimpleQueue[BaseException | None]) -> None:
     rng = random.Random(seed)
     try:
         for _ in range(rounds):
@@ -96,9 +94,7 @@ def work(
 def use_and_kill(pool: ProcessPoolExecutor, killer: Any, stress_n: int) -> None:
     done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
     rounds = max(5, stress_n)
-    threads = [
-        threading.Thread(target=work, args=(pool, killer.rng.random(), rounds, done)) for _ in range(THREADS)
-    ]
+    threads = [threading.Thread(target=work, args=(pool, killer.rng.random(), rounds, done)) for _ in range(THREADS)]
     for thread in threads:
         thread.start()
     problems = []

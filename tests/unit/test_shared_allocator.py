@@ -1,4 +1,4 @@
-"""`treadle.shared.allocator`: NumPy's own arrays are born in shared memory, and live there as long as somebody has them."""
+"""`treadle.shared.allocator`: NumPy's own arrays are born in shared memory, and live there while somebody has them."""
 
 from __future__ import annotations
 
@@ -237,8 +237,7 @@ def test_after_a_fork_the_child_sees_the_parents_arrays_and_makes_its_own() -> N
 
 def make_shared(count: int) -> Any:
     with shared.allocator():
-        array = np.arange(count)
-    return array
+        return np.arange(count)
 
 
 def test_a_task_may_use_it_and_its_result_is_a_value(pool: ProcessPoolExecutor) -> None:

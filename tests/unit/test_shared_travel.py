@@ -353,7 +353,9 @@ def arrays_in(value: object) -> Iterator[Array]:
 
 @given(
     st.sampled_from(PAYLOADS),
-    st.lists(st.tuples(st.integers(0, 150), st.one_of(st.binary(min_size=1, max_size=1), st.just(bytes(8)))), max_size=4),
+    st.lists(
+        st.tuples(st.integers(0, 150), st.one_of(st.binary(min_size=1, max_size=1), st.just(bytes(8)))), max_size=4
+    ),
     st.integers(0, 160),
 )
 def test_an_array_that_is_told_of_wrongly_is_an_error_or_lies_in_its_memory(
