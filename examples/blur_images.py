@@ -172,6 +172,7 @@ def main() -> None:
         seconds = timed(name, run, images, options.workers)
         same = all(np.array_equal(a, b) for a, b in zip(images, shared, strict=True))
         print(f"  {'':<12} {seconds / ours:6.2f} times as long, {'the same pictures' if same else 'OTHER PICTURES'}")
+    options.out.mkdir(parents=True, exist_ok=True)
     write_png(options.out / "before.png", originals[0])
     write_png(options.out / "after.png", shared[0])
     print(f"{options.out / 'before.png'}, {options.out / 'after.png'}")

@@ -614,7 +614,7 @@ td_hold *td_heap_find(const struct td_held *held)
 void td_heap_get_info(struct td_heap_info *out)
 {
     visit_mourned();
-    *out = (struct td_heap_info){0};
+    *out = (struct td_heap_info){.fd = -1};
     lock();
     if (state.own != NULL) {
         td_arena_stats stats;
@@ -622,6 +622,7 @@ void td_heap_get_info(struct td_heap_info *out)
         out->blocks = stats.live_blocks;
         out->bytes = stats.live_bytes;
         out->committed_bytes = stats.committed_bytes;
+        out->fd = state.own->fd;
     }
     TD_LIST_EACH(node, &state.foreign_holds)
     {

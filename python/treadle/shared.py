@@ -254,12 +254,19 @@ class allocator:
         _engine.numpy_use_allocator(before)
 
 
-def info() -> dict[str, int]:
-    """How much shared memory there is, as this process sees it.
+def info() -> dict[str, Any]:
+    """How much shared memory there is, as this process sees it, and who has it.
 
     Returns:
         `blocks` and `bytes` of its own that somebody holds; `committed_bytes` of memory that they take, with what is
         kept for the next ones; `foreign_blocks` and `foreign_bytes` of other processes that are held here, in
-        `foreign_heaps` of them.
+        `foreign_heaps` of them; and `segments`, a list: this process's arrays, all in one (`name` is None), and the
+        named segments of `treadle.SharedMemory` that this user has. Of each the `bytes`, and `holders`, the ids of the
+        processes that have it mapped.
     """
-    return dict(_engine.shared_info())
+    from . import _holders
+
+    found = dict[str, Any](_engine.shared_info())
+    found["segments"] = _holders.segments()
+    del found["descriptor"]
+    return found

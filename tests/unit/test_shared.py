@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -165,6 +166,19 @@ def test_info_counts_blocks_and_bytes() -> None:
     assert now["bytes"] >= before["bytes"] + 5 * 8000
     assert now["committed_bytes"] >= now["bytes"]
     assert len(arrays) == 5
+
+
+def test_info_lists_segments_and_who_has_them() -> None:
+    array = shared.zeros(100_000)
+    named = treadle.SharedMemory(create=True, size=5000)
+    with ProcessPoolExecutor(1) as pool:
+        worker = pool.submit(lambda: (array[0], os.getpid())[1]).result()
+        ours, *others = shared.info()["segments"]
+    assert ours["name"] is None
+    assert ours["bytes"] >= array.nbytes
+    assert ours["holders"] == sorted([os.getpid(), worker])
+    assert {"name": named.name, "bytes": 5000, "holders": [os.getpid()]} in others
+    named.close()
 
 
 def test_it_is_an_attribute_of_the_package() -> None:
