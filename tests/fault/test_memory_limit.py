@@ -261,7 +261,7 @@ def test_a_stream_of_arrays_that_move_stays_under_the_limit(cgroup: Path, tmp_pa
     assert run_in(cgroup, tmp_path / "program.py", ARRAYS).split() == ["400", "400", "True"]
 
 
-SHARED = """
+SHARED_ARRAYS = """
 import numpy as np
 import treadle
 from treadle import ProcessPoolExecutor, shared
@@ -287,4 +287,4 @@ with ProcessPoolExecutor(1) as pool:
 
 def test_a_shared_array_that_cannot_fit_is_an_error_and_others_come_and_go(cgroup: Path, tmp_path: Path) -> None:
     pytest.importorskip("numpy")
-    assert run_in(cgroup, tmp_path / "program.py", SHARED).split() == ["MemoryError"] * 3 + ["448"] * 6
+    assert run_in(cgroup, tmp_path / "program.py", SHARED_ARRAYS).split() == ["MemoryError"] * 3 + ["448"] * 6
