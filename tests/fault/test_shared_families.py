@@ -69,6 +69,12 @@ def blocks() -> int:
     return shared.info()["blocks"]
 
 
+def until_there_are(count: int) -> None:
+    """The last of a family may need a moment to end."""
+    while blocks() != count:
+        os.sched_yield()
+
+
 @pytest.mark.parametrize("levels", [0, 1, 2])
 @pytest.mark.parametrize("method", ["zygote", "fork"])
 def test_what_a_dead_workers_family_sees_is_not_given_to_others(levels: int, method: str) -> None:
@@ -85,7 +91,7 @@ def test_what_a_dead_workers_family_sees_is_not_given_to_others(levels: int, met
         del future, array
         assert blocks() == before + len(steps.all()) + 1
         write_elsewhere_and_see_nothing(steps)
-        assert blocks() == before + len(steps.all())
+        until_there_are(before + len(steps.all()))
     del steps
     assert blocks() == before
 
@@ -113,7 +119,7 @@ def test_nor_is_what_it_had_kept_from_a_task_before() -> None:
         assert isinstance(future.exception(), treadle.WorkerDied)
         assert blocks() == before + len(steps.all()) + 1
         write_elsewhere_and_see_nothing(steps)
-        assert blocks() == before + len(steps.all())
+        until_there_are(before + len(steps.all()))
 
 
 def test_nor_once_another_worker_has_run_the_task_again() -> None:
@@ -126,7 +132,7 @@ def test_nor_once_another_worker_has_run_the_task_again() -> None:
         del future, array
         assert blocks() == before + len(steps.all()) + 1
         write_elsewhere_and_see_nothing(steps)
-        assert blocks() == before + len(steps.all())
+        until_there_are(before + len(steps.all()))
 
 
 def fork_once(array: Array, begun: Event, go: Event, written: Event, pid: Counter) -> float:
