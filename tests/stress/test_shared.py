@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import queue
 import random
 import threading
@@ -117,9 +118,9 @@ def test_every_result_is_right_and_nothing_is_left(killer_of: KillerOf, stress_n
         use_and_kill(pool, killer, stress_n)
     killer.check_log()
     gc.collect()
-    now = shared.info()
-    assert now["blocks"] == before
-    assert now["foreign_blocks"] == 0
+    while shared.info()["blocks"] != before:  # the last workers of killed workers' pools may need a moment to end
+        os.sched_yield()
+    assert shared.info()["foreign_blocks"] == 0
 
 
 def hold_all(arrays: list[Array]) -> None:
