@@ -176,7 +176,7 @@ def test_info_lists_segments_and_who_has_them() -> None:
         ours, *others = shared.info()["segments"]
     assert ours["name"] is None
     assert ours["bytes"] >= array.nbytes
-    assert ours["holders"] == sorted([os.getpid(), worker])
+    assert {os.getpid(), worker} <= set(ours["holders"])  # and the zygote, where that is a fork of this process
     assert {"name": named.name, "bytes": 5000, "holders": [os.getpid()]} in others
     named.close()
 
