@@ -234,7 +234,8 @@ TD_TEST(without_a_guardian_a_sweep_is_made_and_the_reason_is_told)
     CHECK(exists("left"));
     td_named_set_guardian("/nonexistent/guardian");
     td_named *named = make("a");
-    CHECK_EQ(td_named_guardian_problem(), test_is_emulated() ? 127 : ENOENT); /* an emulator's vfork is a fork */
+    CHECK_EQ(td_named_guardian_problem(),
+             test_is_emulated() ? 127 : ENOENT); /* an emulator's vfork is a fork */
     CHECK(!exists("left"));
     td_named_free(named);
     CHECK_EQ(segments(), 0);
