@@ -255,15 +255,22 @@ void td_private_unmap(const struct td_private *mapping)
     td_unmap(mapping->base, mapping->mapped_bytes);
 }
 
-td_status td_arena_peek_all(td_arena *arena, uint64_t ref, struct td_block *out)
+/* The header of a block that somebody holds, however large it says it is; NULL: there is none. */
+static td__block_header *live_header(const td_arena *arena, uint64_t ref)
 {
     td__block_header *header = checked_header(arena, ref);
     if (header == NULL)
+        return NULL;
+    const uint32_t word = td_atomic_load_relaxed(&header->word);
+    return word == td__word(ref, TD__STATE_LENT) || word == td__word(ref, TD__STATE_OWNED) ? header : NULL;
+}
+
+td_status td_arena_peek_all(td_arena *arena, uint64_t ref, struct td_block *out)
+{
+    td__block_header *header = live_header(arena, ref);
+    if (header == NULL)
         return TD_EPROTO;
-    uint64_t offset = td_ref_offset(ref), capacity = td_atomic_load_relaxed(&header->capacity);
-    uint32_t word = td_atomic_load_relaxed(&header->word);
-    if (word != td__word(ref, TD__STATE_LENT) && word != td__word(ref, TD__STATE_OWNED))
-        return TD_EPROTO;
+    const uint64_t offset = td_ref_offset(ref), capacity = td_atomic_load_relaxed(&header->capacity);
     if (capacity > td_atomic_load_relaxed(&arena->mapped) - offset)
         return TD_EPROTO;
     *out = (struct td_block){.ref = ref, .data = arena->base + offset, .capacity = capacity};
@@ -272,13 +279,10 @@ td_status td_arena_peek_all(td_arena *arena, uint64_t ref, struct td_block *out)
 
 td_status td_arena_peek(td_arena *arena, uint64_t ref, uint64_t bytes, void **data)
 {
-    td__block_header *header = checked_header(arena, ref);
+    td__block_header *header = live_header(arena, ref);
     if (header == NULL)
         return TD_EPROTO;
-    uint64_t offset = td_ref_offset(ref), capacity = td_atomic_load_relaxed(&header->capacity);
-    uint32_t word = td_atomic_load_relaxed(&header->word);
-    if (word != td__word(ref, TD__STATE_LENT) && word != td__word(ref, TD__STATE_OWNED))
-        return TD_EPROTO;
+    const uint64_t offset = td_ref_offset(ref), capacity = td_atomic_load_relaxed(&header->capacity);
     if (bytes > capacity || bytes > td_atomic_load_relaxed(&arena->mapped) - offset)
         return TD_EPROTO;
     *data = arena->base + offset;
