@@ -23,8 +23,10 @@ NAMES = ("treadle", "stdlib, fork", "multiprocessing.Pool", "loky", "joblib", "r
 
 
 def interleaved_us(calls: dict[str, Callable[[], object]]) -> Figures:
-    """Microseconds for each, medians over turns that they take one after the other."""
+    """Microseconds for each, medians over turns that they take one after the other, when each was called before."""
     times: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        seconds(call, 3)
     counts = {name: max(3, min(2_000, int(TURN_S / seconds(call, 3)))) for name, call in calls.items()}
     for _ in range(TURNS):
         for name, call in calls.items():

@@ -68,6 +68,7 @@ struct mourned {
 static struct {
     pthread_mutex_t lock;
     bool ready;
+    int32_t pid; /* kept, since asking for it takes longer than to name a block otherwise */
     uint32_t generation; /* one more in each forked child */
     struct heap *own;    /* NULL: not made yet */
     td_list foreign, foreign_holds;
@@ -100,6 +101,7 @@ static void after_fork_in_parent(void)
 void td_heap_after_fork_child(void)
 {
     pthread_mutex_init(&state.lock, NULL); /* whoever held it is not here */
+    state.pid = (int32_t)getpid();
     state.generation++;
     state.own = NULL;
     state.rest = (td_rest){0};
@@ -119,6 +121,7 @@ static void lock(void)
     td_list_init(&state.foreign_holds);
     td_list_init(&state.mourned);
     pthread_atfork(before_fork, after_fork_in_parent, td_heap_after_fork_child);
+    state.pid = (int32_t)getpid();
     state.ready = true;
 }
 
@@ -445,7 +448,7 @@ void td_hold_share(const td_hold *hold, struct td_share *out)
         .heap_bytes = td_arena_size(heap->arena),
         .ref = hold->ref,
         .bytes = hold->range.bytes,
-        .pid = (int32_t)getpid(),
+        .pid = state.pid,
         .fd = heap->fd,
     };
 }
