@@ -8,12 +8,14 @@ import select
 import signal
 from typing import Any
 
-import numpy as np
 import pytest
-import treadle
-from numpy.typing import NDArray
-from treadle import ProcessPoolExecutor, shared
-from treadle.shared import Counter, Event
+
+np = pytest.importorskip("numpy")
+
+import treadle  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
+from treadle import ProcessPoolExecutor, shared  # noqa: E402
+from treadle.shared import Counter, Event  # noqa: E402
 
 Array = NDArray[Any]
 

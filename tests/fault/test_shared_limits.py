@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("numpy")
+
 DESCRIPTORS = """
     import resource
     from treadle import ProcessPoolExecutor, shared

@@ -10,10 +10,13 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import treadle
-from numpy.typing import NDArray
-from treadle import ProcessPoolExecutor, shared
+import pytest
+
+np = pytest.importorskip("numpy")
+
+import treadle  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
+from treadle import ProcessPoolExecutor, shared  # noqa: E402
 
 KillerOf = Callable[[ProcessPoolExecutor], Any]
 Array = NDArray[np.int64]

@@ -8,9 +8,11 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from treadle import Broadcast, ProcessPoolExecutor, TravelError, broadcast, shared
+
+np = pytest.importorskip("numpy")
+
+from treadle import Broadcast, ProcessPoolExecutor, TravelError, broadcast, shared  # noqa: E402
 
 
 class Counted:

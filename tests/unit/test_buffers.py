@@ -10,11 +10,13 @@ import pickle
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
-import treadle
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+np = pytest.importorskip("numpy")
+
+import treadle  # noqa: E402
 
 DTYPES = (
     "?",

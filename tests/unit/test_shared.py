@@ -7,11 +7,13 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import pytest
-import treadle
-from numpy.typing import NDArray
-from treadle import ProcessPoolExecutor, shared
+
+np = pytest.importorskip("numpy")
+
+import treadle  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
+from treadle import ProcessPoolExecutor, shared  # noqa: E402
 
 Array = NDArray[Any]
 

@@ -9,13 +9,15 @@ import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import pytest
-import treadle
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-from treadle import CorruptData, ProcessPoolExecutor, _engine, shared
+
+np = pytest.importorskip("numpy")
+
+import treadle  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
+from treadle import CorruptData, ProcessPoolExecutor, _engine, shared  # noqa: E402
 
 Array = NDArray[Any]
 
