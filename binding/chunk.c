@@ -13,7 +13,7 @@
 
 #define CALL_HEAD 3u /* of a compact call without keywords */
 
-/* Bytes at `offset` of the chunk's heap memory, or a pickle with buffers, kept until the layout. */
+/* Bytes at `offset` of the chunk's heap memory, or a pickle in parts, kept until the layout. */
 struct tb_chunk_item {
     uint64_t offset, len;
     PyObject *pair;
@@ -164,7 +164,7 @@ static int append_pickled(const struct tb_codec *codec, struct tb_chunk *chunk, 
         Py_DECREF(p.pair);
         return -1;
     }
-    if (p.spans > 0) {
+    if (p.spans > 0 || tb_pickled_is_long(&p)) {
         commit(chunk, p.total, p.pair);
         return 0;
     }

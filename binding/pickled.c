@@ -1,5 +1,5 @@
 /* pickled.c: what treadle._travel made of an object, as a payload: the pickle, and behind it its large buffers.
- * Invariant  P1 what is measured is what is written: the buffers are held, and cannot change their size.
+ * Invariant  P1 what is measured is what is written: pieces and buffers are held, and cannot change their size.
  * Crash      nothing is held but heap memory.   Tests  tests/unit/test_codec.py */
 #include "pickled.h"
 
@@ -12,17 +12,62 @@ static bool is_elsewhere(const struct tb_pickled *p, uint32_t i)
     return p->elsewhere != NULL && p->elsewhere[i].parcel != 0;
 }
 
+bool tb_pickled_is_long(const struct tb_pickled *p)
+{
+    return PyList_CheckExact(p->pickle);
+}
+
+/* Piece i of the pickle. 0: there are no more; -1: it is neither bytes nor a PickleBuffer. */
+static int get_piece(const struct tb_pickled *p, Py_ssize_t i, const void **data, uint64_t *bytes)
+{
+    if (i >= (tb_pickled_is_long(p) ? PyList_GET_SIZE(p->pickle) : 1))
+        return 0;
+    PyObject *piece = tb_pickled_is_long(p) ? PyList_GET_ITEM(p->pickle, i) : p->pickle;
+    if (PyBytes_Check(piece)) {
+        *data = PyBytes_AS_STRING(piece);
+        *bytes = (uint64_t)PyBytes_GET_SIZE(piece);
+        return 1;
+    }
+    const Py_buffer *view = PyPickleBuffer_GetBuffer(piece);
+    if (view == NULL)
+        return -1;
+    *data = view->buf;
+    *bytes = (uint64_t)view->len;
+    return 1;
+}
+
+static int measure_pickle(struct tb_pickled *p)
+{
+    const void *data;
+    uint64_t bytes;
+    int more;
+    p->pickle_len = 0;
+    for (Py_ssize_t i = 0; (more = get_piece(p, i, &data, &bytes)) > 0; i++)
+        p->pickle_len += bytes;
+    return more;
+}
+
+static void write_pickle(const struct tb_pickled *p, uint8_t *at, const struct tb_room *room)
+{
+    const void *data;
+    uint64_t bytes;
+    for (Py_ssize_t i = 0; get_piece(p, i, &data, &bytes) > 0; i++) {
+        tb_room_fill(room, at, data, bytes);
+        at += bytes;
+    }
+}
+
 int tb_pickled_measure(struct tb_pickled *p)
 {
-    if (!PyTuple_Check(p->pair) || PyTuple_GET_SIZE(p->pair) < 2 || PyTuple_GET_SIZE(p->pair) > 3 ||
-        !PyBytes_Check(PyTuple_GET_ITEM(p->pair, 0))) {
-        PyErr_SetString(PyExc_TypeError, "a dump must be (bytes, buffers) or (bytes, buffers, blocks)");
+    if (!PyTuple_Check(p->pair) || PyTuple_GET_SIZE(p->pair) < 2 || PyTuple_GET_SIZE(p->pair) > 3) {
+        PyErr_SetString(PyExc_TypeError, "a dump must be (pickle, buffers) or (pickle, buffers, blocks)");
         return -1;
     }
     p->blocks = PyTuple_GET_SIZE(p->pair) == 3 ? PyTuple_GET_ITEM(p->pair, 2) : NULL;
-    p->bytes = PyTuple_GET_ITEM(p->pair, 0);
+    p->pickle = PyTuple_GET_ITEM(p->pair, 0);
     p->buffers = PyTuple_GET_ITEM(p->pair, 1);
-    p->pickle_len = (uint64_t)PyBytes_GET_SIZE(p->bytes);
+    if (measure_pickle(p) < 0)
+        return -1;
     if (!PyList_CheckExact(p->buffers) || PyList_GET_SIZE(p->buffers) == 0) {
         p->spans = 0;
         p->total = 1 + p->pickle_len;
@@ -78,7 +123,7 @@ void tb_pickled_write(const struct tb_pickled *p, uint8_t *at, const struct tb_r
 {
     if (p->spans == 0) {
         at[0] = TB_PICKLE;
-        tb_room_fill(room, at + 1, PyBytes_AS_STRING(p->bytes), p->pickle_len);
+        write_pickle(p, at + 1, room);
         return;
     }
     memset(at, 0, TB_PICKLE_HEAD);
@@ -86,7 +131,7 @@ void tb_pickled_write(const struct tb_pickled *p, uint8_t *at, const struct tb_r
     memcpy(at + 4, &p->spans, 4);
     memcpy(at + 8, &p->pickle_len, 8);
     uint64_t end = TB_PICKLE_HEAD + p->spans * sizeof(struct tb_span_entry);
-    tb_room_fill(room, at + end, PyBytes_AS_STRING(p->bytes), p->pickle_len);
+    write_pickle(p, at + end, room);
     end += p->pickle_len;
     for (uint32_t i = 0; i < p->spans; i++) {
         if (is_elsewhere(p, i)) {

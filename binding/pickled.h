@@ -5,10 +5,10 @@
 #include "codec_internal.h"
 #include "frame.h"
 
-/* What treadle._travel made of an object: (bytes, list of PickleBuffer or None), and where it names shared blocks a
- * list of those; and its measure. */
+/* What treadle._travel made of an object: (pickle, list of PickleBuffer or None), and where it names shared blocks a
+ * list of those; and its measure. A long pickle is a list of pieces: bytes, or PickleBuffers of what the object has. */
 struct tb_pickled {
-    PyObject *pair, *bytes, *buffers, *blocks;
+    PyObject *pair, *pickle, *buffers, *blocks;
     uint64_t pickle_len, total;
     uint32_t spans;
     const struct tb_span_entry *elsewhere; /* of each buffer: where it is if it is in a parcel; NULL: none is */
@@ -24,6 +24,8 @@ static inline uint64_t tb_align_up(uint64_t value)
 int tb_pickled_open(struct tb_pickled *p, PyObject *pair);
 /* The same of p->pair, which stays the caller's. */
 int tb_pickled_measure(struct tb_pickled *p);
+/* Is the pickle in pieces, which are better not put together before there is a block? */
+bool tb_pickled_is_long(const struct tb_pickled *p);
 /* Copies into a block of the room's, or of anybody's where that is NULL; without the GIL where that takes long. */
 void tb_room_fill(const struct tb_room *room, void *at, const void *data, uint64_t bytes);
 /* Writes p->total bytes at a place that is 64-aligned where there are buffers; in a block of the room, or NULL. */

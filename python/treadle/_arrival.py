@@ -125,7 +125,7 @@ def receive(space: dict[str, Any], entries: Entries) -> None:
         seen[name] = digest
 
 
-def unpack(key: int, definitions: bytes, data: bytes, buffers: list[Any]) -> Any:
+def unpack(key: int, definitions: bytes, data: bytes | memoryview, buffers: list[Any]) -> Any:
     """What _definitions.py packed: a pickle, and the classes and functions that it refers to, which are loaded once."""
     known = _parcels.get(key)
     if known is None:

@@ -70,7 +70,7 @@ def broadcast(obj: T) -> Broadcast[T]:
     Sources: python/treadle/_broadcast.py.
     """
     data, buffers = dump(obj, False)
-    parts = [memoryview(data), *(buffer.raw() for buffer in buffers)]
+    parts = [memoryview(data if isinstance(data, bytes) else b"".join(data)), *(buffer.raw() for buffer in buffers)]
     spans, end = [], _HEAD
     for part in parts:
         spans.append((end, part.nbytes))

@@ -9,7 +9,7 @@ each time.
 from __future__ import annotations
 
 import io
-from _pickle import Pickler
+from _pickle import PickleBuffer, Pickler
 from types import FunctionType
 
 from . import _arrival, _byvalue, _travel
@@ -54,7 +54,7 @@ class ByName(Pickler):
 class Parcel:
     """A pickle and the definitions that it needs, on their way."""
 
-    def __init__(self, key: int, definitions: bytes, data: bytes, buffers: list[Any]) -> None:
+    def __init__(self, key: int, definitions: bytes, data: bytes | PickleBuffer, buffers: list[Any]) -> None:
         self.contents = key, definitions, data, buffers
 
     def __reduce__(self) -> Any:
@@ -75,7 +75,8 @@ def dump(value: Any, buffers: list[Any]) -> bytes:
         return data
     key, bundle = definitions(pickler.homeless)
     inner, buffers[:] = list(buffers), []
-    return _travel.plain(Parcel(key, bundle, data, inner), _travel.collector(buffers))
+    held = data if len(data) < _travel.LONG_PIECE else PickleBuffer(data)  # which is loaded where it lies
+    return _travel.plain(Parcel(key, bundle, held, inner), _travel.collector(buffers))
 
 
 _cache: dict[tuple[int, ...], tuple[tuple[Any, ...], Any, int, bytes]] = {}

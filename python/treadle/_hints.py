@@ -73,8 +73,8 @@ def _size(value: object) -> int:
         data, buffers, *_ = dump(value, True)
     except Exception:
         return 0
-    sizes: list[int] = [buffer.raw().nbytes for buffer in buffers]
-    return len(data) + sum(sizes)
+    pieces = [data] if isinstance(data, bytes) else data
+    return sum(memoryview(piece).nbytes for piece in [*pieces, *buffers])
 
 
 def _text(count: int) -> str:

@@ -8,10 +8,12 @@ pickle refuses, goes through _byvalue.py.
 from __future__ import annotations
 
 import sys
-from _pickle import Pickler
+from _pickle import PickleBuffer, Pickler
 from _pickle import dumps as _dumps
 from _pickle import loads as loads
+from copyreg import dispatch_table
 from io import BytesIO
+from itertools import pairwise
 from types import BuiltinFunctionType, FunctionType
 
 from . import _arrival, _named
@@ -24,10 +26,13 @@ if TYPE_CHECKING:
 
     from . import _byvalue
 
-    Dump = tuple[bytes, list[Any]]
-    SharingDump = tuple[bytes, list[Any], list[Any]]
+    Pieces = list[bytes | PickleBuffer]
+    Dump = tuple[bytes | Pieces, list[Any]]
+    SharingDump = tuple[bytes | Pieces, list[Any], list[Any]]
 
 SMALL_BUFFER = 1024  # bytes; below, a copy in the pickle is cheaper than a buffer of its own
+SMALL_PICKLE = 1024  # bytes; the pickler of a larger one has a memo that takes long to clear
+LONG_PIECE = 1 << 16  # bytes; what is shorter is copied into the pickle
 
 _table: dict[type, Any] = {}
 _table_key: tuple[int, int] = (-1, -1)
@@ -67,10 +72,10 @@ def dump_result(value: Any) -> Dump:
 
 
 def dump(value: Any, main_by_reference: bool) -> Dump:
-    """The pickle of a value and its large buffers. Raises what pickling raises."""
+    """The pickle of a value, or the pieces of a long one, and its large buffers. Raises what pickling raises."""
     buffers: list[Any] = []
     try:
-        data = plain(value, collector(buffers))
+        data, buffers = plain_pieces(value)
         if main_by_reference or not mentions_unfindable(data):
             return data, buffers
         from . import _definitions
@@ -113,6 +118,57 @@ def plain(value: Any, callback: Callable[[Any], object] | None = None) -> bytes:
     return file.getvalue()
 
 
+class _Written(list):  # type: ignore[type-arg] # of bytes and bytearrays
+    """A file that keeps what is written to it: large bytes and bytearrays as they are, what is between in pieces."""
+
+    __slots__ = ()
+    write = list.append
+
+
+_spare: list[tuple[Pickler, list[Any], list[Any]]] = []
+"""Picklers to be used again, what they write, and their large buffers: a new one takes longer than a small pickle."""
+
+
+def plain_pieces(value: Any) -> Dump:
+    """As dump, where plain pickle is all that it takes. Large bytes and bytearrays are pieces, and not copied."""
+    try:
+        kit = _spare.pop()
+    except IndexError:
+        kit = _new_kit()
+    pickler, pieces, buffers = kit
+    pickler.dispatch_table = reducers() or dispatch_table
+    pickler.dump(value)
+    pickler.clear_memo()
+    if len(pieces) > 1:
+        return _pinned(pieces), buffers
+    data = pieces.pop()
+    if len(data) > SMALL_PICKLE:
+        return data, buffers
+    found = data, buffers[:]
+    buffers.clear()
+    _spare.append(kit)
+    return found
+
+
+def _new_kit() -> tuple[Pickler, list[Any], list[Any]]:
+    written = _Written()
+    buffers: list[Any] = []
+    return Pickler(written, 5, True, collector(buffers)), written, buffers
+
+
+def _pinned(written: list[Any]) -> Pieces:
+    """Pieces that keep their size, which for a bytearray is written at the end of the piece before it.
+
+    Raises:
+        BufferError: a bytearray has another one by now.
+    """
+    pieces = [piece if isinstance(piece, bytes) else PickleBuffer(piece) for piece in written]
+    for before, piece in pairwise(written):
+        if isinstance(piece, bytearray) and len(piece) != int.from_bytes(before[-8:], "little"):
+            raise BufferError("a bytearray was changed while it was pickled")
+    return pieces
+
+
 def reducers() -> dict[type, Any] | None:
     """Copyreg's table, multiprocessing's and what names shared arrays, in one dict; None where copyreg's is all."""
     global _table, _table_key
@@ -133,12 +189,19 @@ def shared_reducers() -> dict[type, Any]:
     return {} if sharing is None else sharing.table()
 
 
-def mentions_unfindable(data: bytes) -> bool:
+def mentions_unfindable(data: bytes | Pieces) -> bool:
     """Does a pickle name a module that a worker can't import? A text that merely looks so costs time, no more."""
+    if isinstance(data, list):
+        return any(isinstance(piece, bytes) and _is_pickle(piece) and mentions_unfindable(piece) for piece in data)
     for pattern in unfindable_patterns():  # noqa: SIM110  (there are one or two, and a generator is dear)
         if pattern in data:
             return True
     return False
+
+
+def _is_pickle(piece: bytes) -> bool:
+    """Did the pickler make this piece? Its long ones open with PROTO or FRAME; the others are a value's contents."""
+    return len(piece) < LONG_PIECE or piece[0] in (0x80, 0x95)
 
 
 # --- functions
