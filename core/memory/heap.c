@@ -68,7 +68,7 @@ struct mourned {
 static struct {
     pthread_mutex_t lock;
     bool ready;
-    int32_t pid; /* kept, since asking for it takes longer than to name a block otherwise */
+    int32_t pid;         /* kept, since asking for it takes longer than to name a block otherwise */
     uint32_t generation; /* one more in each forked child */
     struct heap *own;    /* NULL: not made yet */
     td_list foreign, foreign_holds;
