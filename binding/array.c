@@ -1,21 +1,24 @@
-/* array.c: arrays of shared memory, written and made without pickle.
+/* array.c: arrays of numbers, written and made without pickle.
  *
- * NumPy need not be there when this is built, nor when it is loaded: treadle.shared hands over the type and the table
- * of NumPy's C API, whose order is part of its binary interface, as is the head of the array object. What a version is
- * found to lay out in another way (looks_right) travels by pickle, as slices in lists and dates do anyway.
+ * NumPy need not be there when this is built, nor when it is loaded: it is found when it is wanted, by the table of its
+ * C API, whose order is part of its binary interface, as is the head of the array object. What a version is found to
+ * lay out in another way (looks_right) travels by pickle, as slices in lists and dates do anyway.
  * Invariants  A1 an array's bytes lie inside the block that it names: checked when it is written, and again, against
  *                the block's true size, when it is made.
  *             A2 the array made holds the block (its base), and so does what was submitted, until it is done.
- * Tests       tests/unit/test_shared.py, tests/unit/test_codec.py */
+ *             A3 a vector's buffer is as long as its lengths say: checked when it is made.
+ * Tests       tests/unit/test_shared.py, tests/unit/test_codec.py, tests/unit/test_vectors.py */
 #include "array.h"
 
 #include "module.h"
+#include "numpy_memory.h"
 #include "shared.h"
 
 /* The table's entries (numpy/__multiarray_api.h). */
-enum { API_DESCR_FROM_TYPE = 45, API_NEW_FROM_DESCR = 94, API_SET_BASE_OBJECT = 282 };
+enum { API_ARRAY_TYPE = 2, API_DESCR_FROM_TYPE = 45, API_NEW_FROM_DESCR = 94, API_SET_BASE_OBJECT = 282 };
 
 #define FLAG_C_CONTIGUOUS 0x0001
+#define FLAG_F_CONTIGUOUS 0x0002
 #define FLAG_ALIGNED 0x0100
 #define FLAG_WRITEABLE 0x0400
 
@@ -132,12 +135,11 @@ static void put_array(struct tb_writer *w, const struct array_head *array, bool 
         put(w, array->strides, (size_t)array->nd * 8);
 }
 
-enum tb_outcome tb_write_array(struct tb_writer *w, PyObject *value)
+/* An array of shared memory, by name. */
+static enum tb_outcome write_shared(struct tb_writer *w, const struct array_head *array)
 {
-    const struct array_head *array = (const struct array_head *)(void *)value;
     uint64_t before, behind;
-    if (!is_plain(w->sharing->codec, value) || !reach(array->nd, array->dimensions, array->strides,
-                                                      item_bytes(array->descr->type_num), &before, &behind))
+    if (!reach(array->nd, array->dimensions, array->strides, item_bytes(array->descr->type_num), &before, &behind))
         return TB_NOT_COMPACT;
     const bool dense = is_dense(array);
     if ((uint64_t)(w->end - w->at) < written_bytes(array, dense))
@@ -151,6 +153,96 @@ enum tb_outcome tb_write_array(struct tb_writer *w, PyObject *value)
     }
     put_array(w, array, dense, hold);
     return TB_WROTE;
+}
+
+#define VECTOR_LEAST 1024u /* bytes; below, a copy in the pickle is cheaper than a buffer of its own */
+
+/* Bytes of that many items; 0 when there are none, or too many to count. */
+static uint64_t vector_bytes(int nd, const Py_ssize_t *dimensions, unsigned item)
+{
+    uint64_t bytes = item;
+    for (int i = 0; i < nd; i++)
+        if (dimensions[i] < 0 || __builtin_mul_overflow(bytes, (uint64_t)dimensions[i], &bytes))
+            return 0;
+    return bytes;
+}
+
+/* Has the program said how arrays are pickled? */
+static bool is_reduced_otherwise(struct tb_codec *codec)
+{
+    PyObject *type = (PyObject *)codec->numpy.array_type;
+    PyObject *reducers = tb_codec_import(&codec->reducers, "copyreg", "dispatch_table");
+    if (reducers == NULL || !PyDict_CheckExact(reducers) || PyDict_Contains(reducers, type) != 0)
+        return true;
+    PyObject *module = PyDict_GetItemString(PyImport_GetModuleDict(), "multiprocessing.reduction");
+    if (module == NULL)
+        return false;
+    PyObject *pickler = PyObject_GetAttrString(module, "ForkingPickler");
+    PyObject *extra = pickler == NULL ? NULL : PyObject_GetAttrString(pickler, "_extra_reducers");
+    const bool otherwise = extra == NULL || !PyDict_CheckExact(extra) || PyDict_Contains(extra, type) != 0;
+    Py_XDECREF(extra);
+    Py_XDECREF(pickler);
+    return otherwise;
+}
+
+/* An array that comes twice is one object, which pickle knows to keep. */
+static bool is_among(PyObject *buffers, const PyObject *array)
+{
+    for (Py_ssize_t i = 0; buffers != NULL && i < PyList_GET_SIZE(buffers); i++) {
+        const Py_buffer *view = PyPickleBuffer_GetBuffer(PyList_GET_ITEM(buffers, i));
+        if (view == NULL || view->obj == array)
+            return true;
+    }
+    return false;
+}
+
+static bool lies_in_shared_memory(const struct array_head *array, uint64_t bytes)
+{
+    td_hold *hold = td_hold_find(array->data, bytes);
+    if (hold != NULL)
+        td_hold_unref(hold);
+    return hold != NULL;
+}
+
+/* Puts the array on the list. False, maybe with an exception: it could not. */
+static bool add_buffer(PyObject **buffers, PyObject *array)
+{
+    if (*buffers == NULL)
+        *buffers = PyList_New(0);
+    PyObject *buffer = *buffers == NULL ? NULL : PyPickleBuffer_FromObject(array);
+    const bool added = buffer != NULL && PyList_Append(*buffers, buffer) == 0;
+    Py_XDECREF(buffer);
+    return added;
+}
+
+/* An array of its own memory. */
+static enum tb_outcome write_vector(struct tb_writer *w, PyObject *value)
+{
+    const struct array_head *array = (const struct array_head *)(void *)value;
+    PyObject **buffers = w->sharing->buffers;
+    const uint64_t bytes = vector_bytes(array->nd, array->dimensions, item_bytes(array->descr->type_num));
+    if (bytes < VECTOR_LEAST || (array->flags & (FLAG_C_CONTIGUOUS | FLAG_F_CONTIGUOUS)) == 0 ||
+        is_among(*buffers, value) || lies_in_shared_memory(array, bytes) ||
+        is_reduced_otherwise(w->sharing->codec) || !add_buffer(buffers, value))
+        return TB_NOT_COMPACT;
+    if ((uint64_t)(w->end - w->at) < TB_VECTOR_HEAD + (uint64_t)array->nd * 8)
+        return TB_NO_FIT;
+    const uint8_t order = (array->flags & FLAG_C_CONTIGUOUS) != 0 ? 0 : TB_VECTOR_FORTRAN;
+    const uint8_t head[4] = {TB_VECTOR, (uint8_t)array->descr->type_num, (uint8_t)array->nd, order};
+    const uint32_t number = (uint32_t)PyList_GET_SIZE(*buffers) - 1;
+    put(w, head, sizeof head);
+    put(w, &number, sizeof number);
+    put(w, array->dimensions, (size_t)array->nd * 8);
+    return TB_WROTE;
+}
+
+enum tb_outcome tb_write_array(struct tb_writer *w, PyObject *value)
+{
+    if (!is_plain(w->sharing->codec, value))
+        return TB_NOT_COMPACT;
+    if (w->sharing->buffers != NULL)
+        return write_vector(w, value);
+    return write_shared(w, (const struct array_head *)(void *)value);
 }
 
 uint64_t tb_measure_array(const struct tb_sharing *sharing, PyObject *value)
@@ -180,16 +272,17 @@ static PyObject *new_array(const struct tb_numpy *numpy, int type_num, int nd, c
     return array;
 }
 
-static const struct tb_numpy *numpy_of(struct tb_codec *codec)
+/* As tb_numpy_of, when the module, which imports NumPy, is imported; NULL with an exception. */
+static const struct tb_numpy *numpy_with(struct tb_codec *codec, const char *module)
 {
-    if (codec->numpy.array_type == NULL) {
-        PyObject *shared = PyImport_ImportModule("treadle.shared"); /* which hands it over */
-        Py_XDECREF(shared);
-        if (shared != NULL && codec->numpy.array_type == NULL)
-            PyErr_SetString(PyExc_ImportError,
-                            "this NumPy lays out its arrays in a way that is not known here");
-    }
-    return codec->numpy.array_type == NULL ? NULL : &codec->numpy;
+    PyObject *imported = PyImport_ImportModule(module);
+    Py_XDECREF(imported);
+    if (imported == NULL)
+        return NULL;
+    const struct tb_numpy *numpy = tb_numpy_of(codec);
+    if (numpy == NULL)
+        PyErr_SetString(PyExc_ImportError, "this NumPy lays out its arrays in a way that is not known here");
+    return numpy;
 }
 
 PyObject *tb_make_array(struct tb_codec *codec, const struct tb_item *item)
@@ -215,7 +308,7 @@ PyObject *tb_make_array(struct tb_codec *codec, const struct tb_item *item)
         tb_codec_corrupt(codec, "an array reaches beyond its memory");
         return NULL;
     }
-    const struct tb_numpy *numpy = numpy_of(codec);
+    const struct tb_numpy *numpy = codec->shares ? tb_numpy_of(codec) : numpy_with(codec, "treadle.shared");
     if (numpy == NULL)
         return NULL;
     PyObject *base = tb_shared_open(codec, &share);
@@ -224,6 +317,51 @@ PyObject *tb_make_array(struct tb_codec *codec, const struct tb_item *item)
     char *data = (char *)tb_shared_data(base) + start;
     return new_array(numpy, type_num, nd, dimensions, strides, data,
                      (flags & TB_ARRAY_WRITABLE) != 0 ? FLAG_WRITEABLE | FLAG_ALIGNED : FLAG_ALIGNED, base);
+}
+
+static void fortran_strides(int nd, const Py_ssize_t *dimensions, unsigned item, Py_ssize_t *strides)
+{
+    Py_ssize_t step = (Py_ssize_t)item;
+    for (int i = 0; i < nd; i++) {
+        strides[i] = step;
+        step *= dimensions[i];
+    }
+}
+
+PyObject *tb_make_vector(struct tb_codec *codec, const struct tb_item *item, PyObject *buffers)
+{
+    const uint8_t *at = item->data;
+    const int type_num = at[0], nd = at[1];
+    const unsigned bytes = item_bytes(type_num);
+    uint32_t number;
+    Py_ssize_t dimensions[TB_ARRAY_DIMENSIONS], strides[TB_ARRAY_DIMENSIONS];
+    memcpy(&number, at + 3, sizeof number);
+    memcpy(dimensions, at + TB_VECTOR_HEAD - 1, (size_t)nd * 8);
+    const uint64_t total = bytes == 0 ? 0 : vector_bytes(nd, dimensions, bytes);
+    if (buffers == NULL || number >= (uint64_t)PyList_GET_SIZE(buffers) || total == 0) {
+        tb_codec_corrupt(codec, "an array has no buffer");
+        return NULL;
+    }
+    PyObject *view = PyMemoryView_FromObject(PyList_GET_ITEM(buffers, number));
+    if (view == NULL)
+        return NULL;
+    const Py_buffer *buffer = PyMemoryView_GET_BUFFER(view);
+    const struct tb_numpy *numpy = tb_numpy_of(codec);
+    if (numpy == NULL && (numpy = numpy_with(codec, "numpy")) == NULL)
+        goto failed;
+    if ((uint64_t)buffer->len != total) {
+        tb_codec_corrupt(codec, "an array's buffer has another size");
+        goto failed;
+    }
+    if ((at[2] & TB_VECTOR_FORTRAN) != 0)
+        fortran_strides(nd, dimensions, bytes, strides);
+    else
+        (void)dense_strides(nd, dimensions, bytes, strides);
+    return new_array(numpy, type_num, nd, dimensions, strides, buffer->buf,
+                     buffer->readonly ? FLAG_ALIGNED : FLAG_WRITEABLE | FLAG_ALIGNED, view);
+failed:
+    Py_DECREF(view);
+    return NULL;
 }
 
 /* ---- NumPy itself ------------------------------------------------------------------------------------------ */
@@ -252,33 +390,38 @@ static bool looks_right(const struct tb_numpy *numpy)
     return right;
 }
 
-static PyObject *use_numpy(PyObject *module, PyObject *args)
+const struct tb_numpy *tb_numpy_of(struct tb_codec *codec)
 {
-    struct tb_codec *codec = tb_codec_of(module);
-    PyTypeObject *type;
-    PyObject *capsule;
-    if (!PyArg_ParseTuple(args, "O!O:use_numpy", &PyType_Type, &type, &capsule))
-        return NULL;
-    void *const *api = PyCapsule_GetPointer(capsule, NULL);
+    if (codec->numpy.array_type != NULL)
+        return &codec->numpy;
+    void *const *api = codec->numpy.refused ? NULL : tb_numpy_table();
     if (api == NULL)
         return NULL;
-    struct tb_numpy numpy = {.array_type = type};
+    struct tb_numpy numpy = {.array_type = api[API_ARRAY_TYPE]};
     memcpy(&numpy.descr_from_type, &api[API_DESCR_FROM_TYPE], sizeof api[0]);
     memcpy(&numpy.new_from_descr, &api[API_NEW_FROM_DESCR], sizeof api[0]);
     memcpy(&numpy.set_base_object, &api[API_SET_BASE_OBJECT], sizeof api[0]);
     if (!looks_right(&numpy)) {
         PyErr_Clear();
-        Py_RETURN_FALSE;
+        codec->numpy.refused = true;
+        return NULL;
     }
-    Py_INCREF(type);
-    Py_XDECREF(codec->numpy.array_type);
+    Py_INCREF(numpy.array_type);
     codec->numpy = numpy;
-    Py_RETURN_TRUE;
+    return &codec->numpy;
+}
+
+static PyObject *use_numpy(PyObject *module, PyObject *noargs)
+{
+    (void)noargs;
+    struct tb_codec *codec = tb_codec_of(module);
+    codec->shares = tb_numpy_of(codec) != NULL;
+    return PyBool_FromLong(codec->shares);
 }
 
 PyMethodDef tb_array_methods[] = {
-    {"use_numpy", use_numpy, METH_VARARGS,
-     PyDoc_STR("use_numpy(ndarray, api, /)\n--\n\n"
+    {"use_numpy", use_numpy, METH_NOARGS,
+     PyDoc_STR("use_numpy()\n--\n\n"
                "From now on arrays of shared memory travel without pickle; False: not with this NumPy.")},
     {0},
 };

@@ -1,20 +1,28 @@
-/* array.h: NumPy's arrays of shared memory as compact values (frame.h, TB_ARRAY). */
+/* array.h: NumPy's arrays as compact values (frame.h): those of shared memory by name (TB_ARRAY), others as one of the
+ * buffers of their payload (TB_VECTOR). */
 #ifndef TB_ARRAY_H
 #define TB_ARRAY_H
 
 #include "compact.h"
 
-/* Where arrays of shared memory may be named: what is named is held. */
+/* What a writer does with arrays. */
 struct tb_sharing {
-    const struct tb_codec *codec;
-    struct tb_holds *holds;
+    struct tb_codec *codec;
+    struct tb_holds *holds; /* those of shared memory are named, and what is named is held */
+    PyObject **buffers;     /* or, where this is not NULL: the others become buffers of this list, NULL while empty */
 };
 
-/* TB_NOT_COMPACT: it is no array, not one of numbers, or does not lie in shared memory. */
+/* TB_NOT_COMPACT: it is no array, not one of numbers, does not lie where the writer wants it; or, of the others, it is
+ * small, not contiguous, or somebody has said how it is pickled. */
 enum tb_outcome tb_write_array(struct tb_writer *w, PyObject *value);
 /* An upper bound of what that needs; 0: not compact. */
 uint64_t tb_measure_array(const struct tb_sharing *sharing, PyObject *value);
 PyObject *tb_make_array(struct tb_codec *codec, const struct tb_item *item);
+/* Of one of the list's buffers, writable if that is. */
+PyObject *tb_make_vector(struct tb_codec *codec, const struct tb_item *item, PyObject *buffers);
+
+/* What NumPy's arrays are made with; NULL: NumPy is not loaded, or lays them out in a way that is not known here. */
+const struct tb_numpy *tb_numpy_of(struct tb_codec *codec);
 
 extern PyMethodDef tb_array_methods[];
 

@@ -129,7 +129,7 @@ static int spread(struct tb_chunk *chunk)
         PyErr_NoMemory();
         return -1;
     }
-    struct tb_reader reader = {chunk->data, chunk->data + chunk->used};
+    struct tb_reader reader = {chunk->data, chunk->data + chunk->used, NULL};
     for (uint32_t i = 0; i < chunk->items; i++) {
         const uint8_t *values = reader.at;
         for (unsigned j = 0; j < chunk->nargs; j++)
@@ -217,8 +217,8 @@ int tb_chunk_append(struct tb_codec *codec, struct tb_chunk *chunk, PyObject *co
         PyErr_NoMemory();
         return -1;
     }
-    const struct tb_sharing arrays = {codec, &chunk->holds};
-    const struct tb_sharing *sharing = codec->numpy.array_type != NULL ? &arrays : NULL;
+    const struct tb_sharing arrays = {codec, &chunk->holds, NULL};
+    const struct tb_sharing *sharing = codec->shares ? &arrays : NULL;
     if (chunk->layout == TB_DENSE) {
         int done = nargs == chunk->nargs ? append_dense(chunk, args, nargs, sharing) : 0;
         if (done != 0)

@@ -249,6 +249,7 @@ int tb_codec_init(PyObject *module, struct tb_codec *codec)
     X(numpy_dtype) \
     X(numpy.array_type) \
     X(after_task) \
+    X(reducers) \
     X(buffers_keyword)
 /* clang-format on */
 

@@ -19,9 +19,10 @@
  * Part of the module's state (module.c embeds it). Functions of treadle._travel and treadle._remote are imported
  * at their first use. */
 #define TB_SCALAR_KINDS 128u
-/* What arrays are made with (array.c); all NULL until treadle.shared is imported. */
+/* What arrays are made with (array.c); all NULL until it is wanted and NumPy is there. */
 struct tb_numpy {
     PyTypeObject *array_type;
+    bool refused; /* not with this NumPy */
     PyObject *(*descr_from_type)(int type_num);
     PyObject *(*new_from_descr)(PyTypeObject *type, PyObject *descr, int nd, const Py_ssize_t *dimensions,
                                 const Py_ssize_t *strides, void *data, int flags, PyObject *source);
@@ -36,6 +37,8 @@ struct tb_codec {
     PyObject *numpy_dtype;                                   /* numpy.dtype */
     PyObject *scalar_types[TB_SCALAR_KINDS];                 /* NumPy's, by the character of each */
     struct tb_numpy numpy;
+    bool shares; /* treadle.shared is imported */
+    PyObject *reducers; /* copyreg's */
     PyObject *after_task;      /* a worker calls it before each reply; NULL: nothing */
     PyObject *buffers_keyword; /* ("buffers",) */
     uint64_t globals_epoch;    /* a worker's: counts changes of globals that came with by-value functions */

@@ -218,6 +218,8 @@ static PyObject *read_value(struct tb_codec *codec, struct tb_reader *reader, un
         return tb_make_scalar(codec, &item);
     case TB_ARRAY:
         return tb_make_array(codec, &item);
+    case TB_VECTOR:
+        return tb_make_vector(codec, &item, reader->buffers);
     case TB_TUPLE:
         return read_tuple(codec, reader, item.count, depth);
     default:

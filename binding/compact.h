@@ -108,7 +108,7 @@ static inline PyObject *tb_get_value(struct tb_codec *codec, struct tb_reader *r
 /* tb_results_next where the next item's result is made in no time; else NULL without an exception. */
 static inline PyObject *tb_results_quick(struct tb_results *results)
 {
-    struct tb_reader reader = {results->data + results->at, results->data + results->len};
+    struct tb_reader reader = {results->data + results->at, results->data + results->len, NULL};
     PyObject *value = tb_get_quick(&reader);
     results->at = (uint64_t)(reader.at - results->data);
     return value;

@@ -10,6 +10,99 @@
 
 #define STACK_ARGS 16
 
+/* ---- Compact calls ---------------------------------------------------------------------------------------- */
+
+/* A compact call's arguments, on the stack where they are few. values[0] is free for the callee. */
+struct arguments {
+    PyObject *few[STACK_ARGS + 1];
+    PyObject **values;
+    PyObject *kwnames;
+    Py_ssize_t nargs, count; /* count: made so far, keyword values included */
+};
+
+static void arguments_clear(struct arguments *a)
+{
+    for (Py_ssize_t i = 0; i < a->count; i++)
+        Py_DECREF(a->values[1 + i]);
+    Py_XDECREF(a->kwnames);
+    if (a->values != a->few)
+        PyMem_Free(a->values);
+}
+
+static PyObject *read_name(struct tb_codec *codec, struct tb_reader *reader)
+{
+    PyObject *name = tb_read_value(codec, reader);
+    if (name != NULL && !PyUnicode_CheckExact(name)) {
+        Py_CLEAR(name);
+        tb_codec_corrupt(codec, "a keyword is not a string");
+    }
+    if (name != NULL)
+        PyUnicode_InternInPlace(&name);
+    return name;
+}
+
+static int arguments_read(struct tb_codec *codec, struct arguments *a, const uint8_t *bytes, uint64_t len,
+                          PyObject *buffers)
+{
+    if (len < 3 || bytes[0] != TB_CALL)
+        return tb_codec_corrupt(codec, "a call has an unknown tag");
+    unsigned nargs = bytes[1], nkw = bytes[2];
+    struct tb_reader reader = {bytes + 3, bytes + len, buffers};
+    a->values = a->few;
+    a->kwnames = NULL;
+    a->nargs = nargs;
+    a->count = 0;
+    if (nargs + nkw > STACK_ARGS) {
+        a->values = PyMem_Malloc((1 + nargs + nkw) * sizeof *a->values);
+        if (a->values == NULL) {
+            a->values = a->few;
+            PyErr_NoMemory();
+            return -1;
+        }
+    }
+    if (nkw > 0 && (a->kwnames = PyTuple_New(nkw)) == NULL)
+        goto failed;
+    for (unsigned i = 0; i < nargs + nkw; i++) {
+        if (i >= nargs) {
+            PyObject *name = read_name(codec, &reader);
+            if (name == NULL)
+                goto failed;
+            PyTuple_SET_ITEM(a->kwnames, i - nargs, name);
+        }
+        PyObject *value = tb_read_value(codec, &reader);
+        if (value == NULL)
+            goto failed;
+        a->values[1 + a->count++] = value;
+    }
+    return 0;
+failed:
+    arguments_clear(a);
+    return -1;
+}
+
+/* (args, kwargs) of a compact call. */
+static PyObject *compact_call_objects(struct tb_codec *codec, const uint8_t *bytes, uint64_t len, PyObject *buffers)
+{
+    struct arguments a;
+    if (arguments_read(codec, &a, bytes, len, buffers) < 0)
+        return NULL;
+    PyObject *pair = NULL, *args = PyTuple_New(a.nargs), *kwargs = PyDict_New();
+    if (args == NULL || kwargs == NULL)
+        goto done;
+    for (Py_ssize_t i = 0; i < a.nargs; i++)
+        /* NOLINTNEXTLINE(clang-analyzer-core.CallAndMessage): arguments_read made `count` values, all of them */
+        PyTuple_SET_ITEM(args, i, Py_NewRef(a.values[1 + i]));
+    for (Py_ssize_t i = a.nargs; i < a.count; i++)
+        if (PyDict_SetItem(kwargs, PyTuple_GET_ITEM(a.kwnames, i - a.nargs), a.values[1 + i]) < 0)
+            goto done;
+    pair = PyTuple_Pack(2, args, kwargs);
+done:
+    Py_XDECREF(args);
+    Py_XDECREF(kwargs);
+    arguments_clear(&a);
+    return pair;
+}
+
 /* ---- Pickles ---------------------------------------------------------------------------------------------- */
 
 /* A memoryview, because an object may do with its buffer what bytes and memoryviews can. Takes the span over. */
@@ -81,6 +174,25 @@ static PyObject *load_pickle(struct tb_codec *codec, const void *data, uint64_t 
     return value;
 }
 
+static PyObject *read_whole(struct tb_codec *codec, const uint8_t *bytes, uint64_t len, PyObject *buffers)
+{
+    struct tb_reader reader = {bytes, bytes + len, buffers};
+    PyObject *value = tb_read_value(codec, &reader);
+    if (value != NULL && reader.at != reader.end) {
+        Py_CLEAR(value);
+        tb_codec_corrupt(codec, "bytes follow a value");
+    }
+    return value;
+}
+
+/* What stands in a pickle's place. */
+static PyObject *load_compact(struct tb_codec *codec, const uint8_t *bytes, uint64_t len, PyObject *buffers)
+{
+    if (bytes[0] == TB_CALL)
+        return compact_call_objects(codec, bytes, len, buffers);
+    return read_whole(codec, bytes, len, buffers);
+}
+
 static PyObject *load_pickle_oob(struct tb_codec *codec, const void *data, uint64_t len, PyObject *lease)
 {
     struct tb_pickle pickle;
@@ -96,7 +208,9 @@ static PyObject *load_pickle_oob(struct tb_codec *codec, const void *data, uint6
         else
             PyList_SET_ITEM(buffers, i, buffer);
     }
-    if (buffers != NULL)
+    if (buffers != NULL && tb_pickle_is_compact(&pickle))
+        value = load_compact(codec, pickle.pickle, pickle.pickle_len, buffers);
+    else if (buffers != NULL)
         value = load_pickle(codec, pickle.pickle, pickle.pickle_len, buffers);
     Py_XDECREF(buffers);
     return value;
@@ -121,13 +235,7 @@ PyObject *tb_decode_value(struct tb_codec *codec, const void *data, uint64_t len
         PyObject *loaded = load_any_pickle(codec, bytes, len, lease);
         return loaded != NULL ? loaded : tb_cannot_load(codec, "the result could not be loaded");
     }
-    struct tb_reader reader = {bytes, bytes + len};
-    PyObject *value = tb_read_value(codec, &reader);
-    if (value != NULL && reader.at != reader.end) {
-        Py_CLEAR(value);
-        tb_codec_corrupt(codec, "bytes follow a value");
-    }
-    return value;
+    return read_whole(codec, bytes, len, NULL);
 }
 
 PyObject *tb_decode_error(struct tb_codec *codec, const void *data, uint64_t len, PyObject *lease)
@@ -159,73 +267,6 @@ PyObject *tb_decode_error(struct tb_codec *codec, const void *data, uint64_t len
 }
 
 /* ---- Calls ------------------------------------------------------------------------------------------------ */
-
-/* A compact call's arguments, on the stack where they are few. values[0] is free for the callee. */
-struct arguments {
-    PyObject *few[STACK_ARGS + 1];
-    PyObject **values;
-    PyObject *kwnames;
-    Py_ssize_t nargs, count; /* count: made so far, keyword values included */
-};
-
-static void arguments_clear(struct arguments *a)
-{
-    for (Py_ssize_t i = 0; i < a->count; i++)
-        Py_DECREF(a->values[1 + i]);
-    Py_XDECREF(a->kwnames);
-    if (a->values != a->few)
-        PyMem_Free(a->values);
-}
-
-static PyObject *read_name(struct tb_codec *codec, struct tb_reader *reader)
-{
-    PyObject *name = tb_read_value(codec, reader);
-    if (name != NULL && !PyUnicode_CheckExact(name)) {
-        Py_CLEAR(name);
-        tb_codec_corrupt(codec, "a keyword is not a string");
-    }
-    if (name != NULL)
-        PyUnicode_InternInPlace(&name);
-    return name;
-}
-
-static int arguments_read(struct tb_codec *codec, struct arguments *a, const uint8_t *bytes, uint64_t len)
-{
-    if (len < 3 || bytes[0] != TB_CALL)
-        return tb_codec_corrupt(codec, "a call has an unknown tag");
-    unsigned nargs = bytes[1], nkw = bytes[2];
-    struct tb_reader reader = {bytes + 3, bytes + len};
-    a->values = a->few;
-    a->kwnames = NULL;
-    a->nargs = nargs;
-    a->count = 0;
-    if (nargs + nkw > STACK_ARGS) {
-        a->values = PyMem_Malloc((1 + nargs + nkw) * sizeof *a->values);
-        if (a->values == NULL) {
-            a->values = a->few;
-            PyErr_NoMemory();
-            return -1;
-        }
-    }
-    if (nkw > 0 && (a->kwnames = PyTuple_New(nkw)) == NULL)
-        goto failed;
-    for (unsigned i = 0; i < nargs + nkw; i++) {
-        if (i >= nargs) {
-            PyObject *name = read_name(codec, &reader);
-            if (name == NULL)
-                goto failed;
-            PyTuple_SET_ITEM(a->kwnames, i - nargs, name);
-        }
-        PyObject *value = tb_read_value(codec, &reader);
-        if (value == NULL)
-            goto failed;
-        a->values[1 + a->count++] = value;
-    }
-    return 0;
-failed:
-    arguments_clear(a);
-    return -1;
-}
 
 /* A pickled call: new references to a tuple and a dict. */
 static int load_call(struct tb_codec *codec, const uint8_t *bytes, uint64_t len, PyObject *lease,
@@ -265,7 +306,7 @@ PyObject *tb_decode_and_call(struct tb_codec *codec, PyObject *fn, const void *d
         return result;
     }
     struct arguments a;
-    if (arguments_read(codec, &a, data, len) < 0)
+    if (arguments_read(codec, &a, data, len, NULL) < 0)
         return NULL;
     if (called != NULL)
         *called = true;
@@ -276,32 +317,13 @@ PyObject *tb_decode_and_call(struct tb_codec *codec, PyObject *fn, const void *d
 
 PyObject *tb_decode_call_objects(struct tb_codec *codec, const void *data, uint64_t len, PyObject *lease)
 {
-    PyObject *args, *kwargs;
     if (is_pickle(data, len)) {
+        PyObject *args, *kwargs;
         if (load_call(codec, data, len, lease, &args, &kwargs) < 0)
             return NULL;
         return Py_BuildValue("(NN)", args, kwargs);
     }
-    struct arguments a;
-    if (arguments_read(codec, &a, data, len) < 0)
-        return NULL;
-    PyObject *pair = NULL;
-    args = PyTuple_New(a.nargs);
-    kwargs = PyDict_New();
-    if (args == NULL || kwargs == NULL)
-        goto done;
-    for (Py_ssize_t i = 0; i < a.nargs; i++)
-        /* NOLINTNEXTLINE(clang-analyzer-core.CallAndMessage): arguments_read made `count` values, all of them */
-        PyTuple_SET_ITEM(args, i, Py_NewRef(a.values[1 + i]));
-    for (Py_ssize_t i = a.nargs; i < a.count; i++)
-        if (PyDict_SetItem(kwargs, PyTuple_GET_ITEM(a.kwnames, i - a.nargs), a.values[1 + i]) < 0)
-            goto done;
-    pair = PyTuple_Pack(2, args, kwargs);
-done:
-    Py_XDECREF(args);
-    Py_XDECREF(kwargs);
-    arguments_clear(&a);
-    return pair;
+    return compact_call_objects(codec, data, len, NULL);
 }
 
 /* ---- Chunks ----------------------------------------------------------------------------------------------- */
@@ -354,7 +376,7 @@ void tb_results_open(struct tb_results *results, const void *data, uint64_t len)
 /* A value that stands by itself. The cursor passes it even when making it fails. */
 static PyObject *read_plain_result(struct tb_codec *codec, struct tb_results *results)
 {
-    struct tb_reader reader = {results->data + results->at, results->data + results->len};
+    struct tb_reader reader = {results->data + results->at, results->data + results->len, NULL};
     struct tb_reader behind = reader;
     PyObject *value = tb_get_value(codec, &reader);
     if (value == NULL) {

@@ -2,7 +2,7 @@
  *
  * A compact value is tried first, straight into the caller's small buffer; one that does not fit there is measured
  * and written into a block of exactly its size. What is not compact is pickled whole, by treadle._travel, and its
- * large buffers are copied once, into the block.
+ * large buffers are copied once, into the block; but where all of it is compact except plain arrays, no pickle is made.
  * Invariants  E1 what is measured is what is written: compact values are immutable and of exact built-in types.
  *             E2 a failed call leaves nothing behind: no block, no reference.
  * Crash       a block not yet submitted belongs to this process's arena and goes with it.
@@ -133,11 +133,30 @@ static PyObject *dump_call(struct tb_codec *codec, PyObject *args, PyObject *kwa
     return PyObject_Vectorcall(dump, stack, 3, NULL);
 }
 
+#define PLAIN_BYTES 512u
+
+/* What is compact but for plain arrays, without pickle: as the dump, or NULL without an exception. `write` writes it. */
+static PyObject *dump_plain(struct tb_codec *codec, enum tb_outcome (*write)(struct tb_writer *w, const struct call *call),
+                            const struct call *call)
+{
+    uint8_t bytes[PLAIN_BYTES];
+    PyObject *buffers = NULL, *pair = NULL;
+    const struct tb_sharing arrays = {codec, NULL, &buffers};
+    struct tb_writer w = {bytes, bytes + sizeof bytes, &arrays};
+    if (tb_numpy_of(codec) != NULL && write(&w, call) == TB_WROTE && buffers != NULL)
+        pair = Py_BuildValue("(y#O)", (const char *)bytes, (Py_ssize_t)(w.at - bytes), buffers);
+    Py_XDECREF(buffers);
+    PyErr_Clear(); /* pickle will meet it again */
+    return pair;
+}
+
 PyObject *tb_dump_vector(struct tb_codec *codec, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
                          unsigned flags)
 {
     const struct call call = {args, nargs, kwnames};
-    PyObject *tuple, *kwargs;
+    PyObject *tuple, *kwargs, *plain = dump_plain(codec, write_call, &call);
+    if (plain != NULL)
+        return plain;
     if (call_objects(&call, &tuple, &kwargs) < 0)
         return NULL;
     PyObject *pair = dump_call(codec, tuple, kwargs, flags);
@@ -151,8 +170,8 @@ int tb_encode_call(struct tb_codec *codec, PyObject *const *args, Py_ssize_t nar
                    struct tb_payload *out)
 {
     struct call call = {args, nargs, kwnames};
-    const struct tb_sharing arrays = {codec, &out->holds},
-                            *sharing = codec->numpy.array_type != NULL ? &arrays : NULL;
+    const struct tb_sharing arrays = {codec, &out->holds, NULL},
+                            *sharing = codec->shares ? &arrays : NULL;
     struct tb_writer w = {small, small + cap, sharing};
     enum tb_outcome outcome = write_call(&w, &call);
     out->block = (struct td_block){0};
@@ -209,8 +228,17 @@ int tb_encode_compact(PyObject *value, uint8_t *small, size_t cap, const struct 
     return 1;
 }
 
+static enum tb_outcome write_result(struct tb_writer *w, const struct call *result)
+{
+    return tb_put_value(w, result->args[0]);
+}
+
 PyObject *tb_dump_result(struct tb_codec *codec, PyObject *value)
 {
+    const struct call result = {&value, 1, NULL};
+    PyObject *plain = dump_plain(codec, write_result, &result);
+    if (plain != NULL)
+        return plain;
     PyObject *dump = tb_codec_import(&codec->dump_result, "treadle._travel", "dump_result");
     return dump == NULL ? NULL : PyObject_CallOneArg(dump, value);
 }

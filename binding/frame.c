@@ -49,6 +49,12 @@ bool tb_pickle_open(const void *data, uint64_t len, struct tb_pickle *out)
     return true;
 }
 
+bool tb_pickle_is_compact(const struct tb_pickle *pickle)
+{
+    const uint8_t tag = pickle->pickle_len == 0 ? 0 : *pickle->pickle;
+    return tag == TB_CALL || tag == TB_VECTOR || tag == TB_TUPLE;
+}
+
 struct tb_span_entry tb_pickle_span(const struct tb_pickle *pickle, uint32_t i)
 {
     struct tb_span_entry entry;
@@ -140,7 +146,7 @@ bool tb_chunk_seek(const struct tb_chunk_view *chunk, uint32_t i, struct tb_read
     const uint64_t from = chunk_offset(chunk, i / TB_STRIDE), to = chunk_offset(chunk, last);
     if (from > to || to > chunk->len)
         return false;
-    struct tb_reader reader = {chunk->data + from, chunk->data + to};
+    struct tb_reader reader = {chunk->data + from, chunk->data + to, NULL};
     for (uint32_t values = i % TB_STRIDE * chunk->nargs; values > 0; values--)
         if (!tb_skip_value(&reader))
             return false;
@@ -236,7 +242,7 @@ static bool check_call(struct tb_reader *reader)
 bool tb_payload_check(const void *data, uint64_t len)
 {
     const uint8_t *bytes = data;
-    struct tb_reader reader = {bytes, bytes + len};
+    struct tb_reader reader = {bytes, bytes + len, NULL};
     struct tb_pickle pickle;
     if (len == 0)
         return false;
@@ -246,7 +252,9 @@ bool tb_payload_check(const void *data, uint64_t len)
     case TB_NO_MEMORY:
         return true;
     case TB_PICKLE_OOB:
-        return tb_pickle_open(data, len, &pickle);
+        if (!tb_pickle_open(data, len, &pickle))
+            return false;
+        return !tb_pickle_is_compact(&pickle) || tb_payload_check(pickle.pickle, pickle.pickle_len);
     case TB_CALL:
         reader.at++;
         return check_call(&reader); /* a chunk may pad behind it */

@@ -5,7 +5,8 @@
  *                                          memory, tuples of those
  *   call            'C' nargs nkw values   nargs positional values, then nkw pairs of name (a str) and value
  *   pickle          'p' bytes              protocol 5, to the end of the payload
- *   pickle          'P' see tb_pickle      protocol 5 with buffers behind it
+ *   pickle          'P' see tb_pickle      protocol 5 with buffers behind it; or in the pickle's place a compact value
+ *                                          (an array, or a tuple) or a call, whose plain arrays are among the buffers
  *   error           'X' bytes              treadle._remote's, to the end of the payload
  *   memory error    'M' text               an error that must fit anywhere: UTF-8, to the end of the payload
  *
@@ -46,6 +47,7 @@ enum tb_tag {
     TB_TEXT2 = 't',  /* of 2 bytes */
     TB_TEXT4 = 'u',  /* of 4 bytes */
     TB_ARRAY = 'A',  /* an array of shared memory, see below */
+    TB_VECTOR = 'V', /* an array that is one of the buffers, see below */
     TB_TUPLE = '(',  /* one byte: how many values follow */
     TB_SMALL = 0x80, /* 0x80 | n: the int n, 0..127 */
     TB_CALL = 'C',
@@ -67,8 +69,13 @@ enum tb_tag {
 #define TB_ARRAY_DENSE 1u /* its items follow each other, the last index first */
 #define TB_ARRAY_WRITABLE 2u
 
+/* 'V' type_num ndim flags | u32 number of the buffer | ndim x i64 lengths */
+#define TB_VECTOR_HEAD 8u
+#define TB_VECTOR_FORTRAN 1u /* its items follow each other, the first index first; else the last */
+
 struct tb_reader {
     const uint8_t *at, *end;
+    void *buffers; /* the decoder's, of which vectors are made; NULL: there are none */
 };
 
 /* One compact value without its children. */
@@ -76,7 +83,7 @@ struct tb_item {
     uint8_t tag;     /* a tb_tag; TB_SMALL and TB_INT4 are given as TB_INT */
     int64_t integer; /* an int; a scalar's character */
     double real;
-    const uint8_t *data; /* text, bytes, a scalar's and an array's */
+    const uint8_t *data; /* text, bytes, a scalar's, an array's and a vector's */
     uint64_t count;      /* characters, bytes, or a tuple's values */
 };
 
@@ -173,6 +180,19 @@ static inline bool tb_read_array(struct tb_reader *reader, struct tb_item *out)
     return true;
 }
 
+/* data: behind the tag. */
+static inline bool tb_read_vector(struct tb_reader *reader, struct tb_item *out)
+{
+    if ((uint64_t)(reader->end - reader->at) < TB_VECTOR_HEAD - 1 || reader->at[1] > TB_ARRAY_DIMENSIONS)
+        return false;
+    out->data = reader->at;
+    out->count = TB_VECTOR_HEAD - 1 + reader->at[1] * 8u;
+    if (out->count > (uint64_t)(reader->end - reader->at))
+        return false;
+    reader->at += out->count;
+    return true;
+}
+
 /* The next value's head; false when the bytes end early or mean nothing. After a tuple its values follow. */
 static inline bool tb_read_item(struct tb_reader *reader, struct tb_item *out)
 {
@@ -221,6 +241,8 @@ static inline bool tb_read_item(struct tb_reader *reader, struct tb_item *out)
         return tb_read_run(reader, 4, out);
     case TB_ARRAY:
         return tb_read_array(reader, out);
+    case TB_VECTOR:
+        return tb_read_vector(reader, out);
     case TB_TUPLE:
         if (reader->at == reader->end)
             return false;
@@ -248,6 +270,8 @@ struct tb_pickle {
 
 /* Reads the head of a 'P' payload and checks it and all its entries; of what is in parcels, whoever has those must. */
 bool tb_pickle_open(const void *data, uint64_t len, struct tb_pickle *out);
+/* Is it a compact value or call? (A pickle starts with 0x80.) */
+bool tb_pickle_is_compact(const struct tb_pickle *pickle);
 /* Entry i < spans of an open pickle; checked already. */
 struct tb_span_entry tb_pickle_span(const struct tb_pickle *pickle, uint32_t i);
 /* Writes it, in a payload. */

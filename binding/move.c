@@ -66,7 +66,7 @@ void tb_moves_begin(struct tb_moves *moves, td_worker *worker, const struct tb_r
     if (moves->name_numpy == NULL)
         moves->name_numpy = PyUnicode_InternFromString("numpy");
     if (moves->name_numpy != NULL && PyDict_Contains(PyImport_GetModuleDict(), moves->name_numpy) > 0 &&
-        tb_numpy_is_there()) {
+        tb_numpy_table() != NULL) {
         const int64_t least = td_option_int(TD_OPT_MOVE_BYTES);
         moves->settled = true;
         if (least > 0)

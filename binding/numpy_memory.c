@@ -67,7 +67,7 @@ static void **find_table(void)
     return table;
 }
 
-static void **known_table(void)
+void *const *tb_numpy_table(void)
 {
     void **table = find_table();
     if (table == NULL)
@@ -77,11 +77,6 @@ static void **known_table(void)
     memcpy(&features, &table[FEATURE_VERSION], sizeof features);
     const unsigned major = abi() >> 24;
     return (major == ABI_OLD || major == ABI_NEW) && features() >= FEATURES_LEAST ? table : NULL;
-}
-
-bool tb_numpy_is_there(void)
-{
-    return known_table() != NULL;
 }
 
 /* ---- The handler ----------------------------------------------------------------------------------------------- */
@@ -150,7 +145,7 @@ static void capsule_end(PyObject *capsule)
 
 PyObject *tb_numpy_handler(const char *name, const struct tb_memory_source *source, size_t least)
 {
-    void **table = known_table();
+    void *const *table = tb_numpy_table();
     if (table == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "NumPy 1.22 or newer is not loaded");
         return NULL;
@@ -194,7 +189,7 @@ PyObject *tb_numpy_handler(const char *name, const struct tb_memory_source *sour
 
 PyObject *tb_numpy_set_handler(PyObject *capsule)
 {
-    void **table = known_table();
+    void *const *table = tb_numpy_table();
     if (table == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "NumPy 1.22 or newer is not loaded");
         return NULL;

@@ -17,8 +17,9 @@ struct tb_memory_source {
         only; /* where there is none, there is none: NumPy raises MemoryError. Else its own allocator has some */
 };
 
-/* Is NumPy loaded, and one whose interface we know (1.22 and later)? Never raises; cheap when it is not. */
-bool tb_numpy_is_there(void);
+/* The functions that NumPy exports, by their fixed places; NULL when it is not loaded, or none whose interface we know
+ * (1.22 and later). Never raises; cheap when it is not loaded. */
+void *const *tb_numpy_table(void);
 
 /* A handler for tb_numpy_set_handler: arrays of at least `least` bytes come from the source where that has some; all
  * else from the handler in force now. A new reference; NULL with an exception. NumPy must be there. */

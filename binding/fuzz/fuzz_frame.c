@@ -22,19 +22,22 @@ static void read_pickle(const uint8_t *data, size_t bytes)
     }
 }
 
-/* A run of values, one after the other; of an array, all that tb_make_array reads. */
+/* A run of values, one after the other; of an array, all that tb_make_array and tb_make_vector read. */
 static void read_values(const uint8_t *data, size_t bytes)
 {
-    struct tb_reader reader = {data, data + bytes};
+    struct tb_reader reader = {data, data + bytes, NULL};
     struct tb_item item;
     while (reader.at < reader.end && tb_read_item(&reader, &item)) {
         inside(data, bytes, reader.at, (uint64_t)(reader.end - reader.at));
-        if (item.tag != TB_ARRAY)
+        if (item.tag != TB_ARRAY && item.tag != TB_VECTOR)
             continue;
         inside(data, bytes, item.data, item.count);
         FUZZ_CHECK(item.data[1] <= TB_ARRAY_DIMENSIONS);
-        FUZZ_CHECK(item.count ==
-                   TB_ARRAY_HEAD - 1 + item.data[1] * ((item.data[2] & TB_ARRAY_DENSE) != 0 ? 8u : 16u));
+        if (item.tag == TB_VECTOR)
+            FUZZ_CHECK(item.count == TB_VECTOR_HEAD - 1 + item.data[1] * 8u);
+        else
+            FUZZ_CHECK(item.count ==
+                       TB_ARRAY_HEAD - 1 + item.data[1] * ((item.data[2] & TB_ARRAY_DENSE) != 0 ? 8u : 16u));
     }
 }
 
@@ -71,7 +74,7 @@ static void read_chunk(const uint8_t *data, size_t bytes)
 static void read_records(const uint8_t *data, size_t bytes)
 {
     for (uint64_t at = 0; at < bytes;) {
-        struct tb_reader reader = {data + at, data + bytes};
+        struct tb_reader reader = {data + at, data + bytes, NULL};
         struct tb_record record;
         const uint64_t before = at;
         if (tb_record_read(data, bytes, at, &record)) {

@@ -62,8 +62,7 @@ if not TYPE_CHECKING:
     except ModuleNotFoundError:
         np = _NoNumPy()
     else:
-        _core = getattr(np, "_core", None) or np.core  # NumPy 2 and 1
-        _engine.use_numpy(np.ndarray, _core._multiarray_umath._ARRAY_API)
+        _engine.use_numpy()
 
 __all__ = [
     "Barrier",
