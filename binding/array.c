@@ -139,7 +139,8 @@ static void put_array(struct tb_writer *w, const struct array_head *array, bool 
 static enum tb_outcome write_shared(struct tb_writer *w, const struct array_head *array)
 {
     uint64_t before, behind;
-    if (!reach(array->nd, array->dimensions, array->strides, item_bytes(array->descr->type_num), &before, &behind))
+    if (!reach(array->nd, array->dimensions, array->strides, item_bytes(array->descr->type_num), &before,
+               &behind))
         return TB_NOT_COMPACT;
     const bool dense = is_dense(array);
     if ((uint64_t)(w->end - w->at) < written_bytes(array, dense))

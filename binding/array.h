@@ -9,7 +9,7 @@
 struct tb_sharing {
     struct tb_codec *codec;
     struct tb_holds *holds; /* those of shared memory are named, and what is named is held */
-    PyObject **buffers;     /* or, where this is not NULL: the others become buffers of this list, NULL while empty */
+    PyObject **buffers;     /* not NULL: the others, instead, become buffers of this list (NULL: no list yet) */
 };
 
 /* TB_NOT_COMPACT: it is no array, not one of numbers, does not lie where the writer wants it; or, of the others, it is

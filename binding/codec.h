@@ -37,8 +37,8 @@ struct tb_codec {
     PyObject *numpy_dtype;                                   /* numpy.dtype */
     PyObject *scalar_types[TB_SCALAR_KINDS];                 /* NumPy's, by the character of each */
     struct tb_numpy numpy;
-    bool shares; /* treadle.shared is imported */
-    PyObject *reducers; /* copyreg's */
+    bool shares;               /* treadle.shared is imported */
+    PyObject *reducers;        /* copyreg's */
     PyObject *after_task;      /* a worker calls it before each reply; NULL: nothing */
     PyObject *buffers_keyword; /* ("buffers",) */
     uint64_t globals_epoch;    /* a worker's: counts changes of globals that came with by-value functions */

@@ -81,7 +81,8 @@ failed:
 }
 
 /* (args, kwargs) of a compact call. */
-static PyObject *compact_call_objects(struct tb_codec *codec, const uint8_t *bytes, uint64_t len, PyObject *buffers)
+static PyObject *compact_call_objects(struct tb_codec *codec, const uint8_t *bytes, uint64_t len,
+                                      PyObject *buffers)
 {
     struct arguments a;
     if (arguments_read(codec, &a, bytes, len, buffers) < 0)

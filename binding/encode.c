@@ -136,7 +136,8 @@ static PyObject *dump_call(struct tb_codec *codec, PyObject *args, PyObject *kwa
 #define PLAIN_BYTES 512u
 
 /* What is compact but for plain arrays, without pickle: as the dump, or NULL without an exception. `write` writes it. */
-static PyObject *dump_plain(struct tb_codec *codec, enum tb_outcome (*write)(struct tb_writer *w, const struct call *call),
+static PyObject *dump_plain(struct tb_codec *codec,
+                            enum tb_outcome (*write)(struct tb_writer *w, const struct call *call),
                             const struct call *call)
 {
     uint8_t bytes[PLAIN_BYTES];
@@ -170,8 +171,7 @@ int tb_encode_call(struct tb_codec *codec, PyObject *const *args, Py_ssize_t nar
                    struct tb_payload *out)
 {
     struct call call = {args, nargs, kwnames};
-    const struct tb_sharing arrays = {codec, &out->holds, NULL},
-                            *sharing = codec->shares ? &arrays : NULL;
+    const struct tb_sharing arrays = {codec, &out->holds, NULL}, *sharing = codec->shares ? &arrays : NULL;
     struct tb_writer w = {small, small + cap, sharing};
     enum tb_outcome outcome = write_call(&w, &call);
     out->block = (struct td_block){0};
