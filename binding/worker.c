@@ -15,6 +15,7 @@
 #include "module.h"
 
 #define RECORD_ROOM 256u   /* bytes that an item's record can count on */
+#define RECORD_SMALL (RECORD_ROOM - TB_RECORD_HEAD) /* of its payload, where that is written aside first */
 #define CHUNK_BLOCK 2048u  /* bytes of a chunk's first block, at least */
 #define BYTES_PER_ITEM 16u /* of it for each item: a small result's record */
 
@@ -43,6 +44,15 @@ static void flush_output(struct tb_birth *self)
 {
     flush_one(self, self->name_stdout);
     flush_one(self, self->name_stderr);
+}
+
+static void flush_output_now_and_then(struct tb_birth *self)
+{
+    const int64_t now = coarse_now();
+    if (now == self->flushed_at)
+        return;
+    self->flushed_at = now;
+    flush_output(self);
 }
 
 /* ---- Functions -------------------------------------------------------------------------------------------- */
@@ -130,9 +140,12 @@ static int worker_take(void *ctx, uint64_t bytes, struct td_block *out)
     return status == TD_OK ? 0 : tb_birth_raise(self, status);
 }
 
+/* In a child that a task forked, the block is still its parent's; so it is with the arguments' below. */
 static void worker_drop(void *ctx, struct td_block *block)
 {
-    td_worker_block_drop(((struct tb_birth *)ctx)->worker, block);
+    const struct tb_birth *self = ctx;
+    if (!self->disowned)
+        td_worker_block_drop(self->worker, block);
 }
 
 static void worker_fill(void *ctx, void *to, const void *from, uint64_t bytes)
@@ -140,7 +153,6 @@ static void worker_fill(void *ctx, void *to, const void *from, uint64_t bytes)
     td_worker_block_fill(((struct tb_birth *)ctx)->worker, to, from, bytes);
 }
 
-/* In a child that a task forked, the block is still its parent's. */
 static void worker_release_args(void *ctx, uint64_t ref)
 {
     const struct tb_birth *self = ctx;
@@ -215,13 +227,15 @@ static td_status reply(struct tb_birth *self, bool ok, const void *small, struct
                        PyObject *lease)
 {
     call_after_task(self);
+    if (!self->disowned)
+        drop_released(self);
+    if (!self->disowned)
+        flush_output(self);
     if (self->disowned)
         return come_back_as_child(NULL, lease);
-    drop_released(self);
     bool keep = lease != NULL && tb_lease_is_shared(lease);
     if (keep)
         tb_lease_arm(lease);
-    flush_output(self);
     bool in_slot = block->data == NULL;
     td_status status =
         td_worker_reply(self->worker, ok, in_slot ? small : NULL, in_slot ? NULL : block, len, keep);
@@ -293,6 +307,8 @@ static int output_take(void *ctx, uint64_t bytes, struct td_block *taken)
 {
     struct output *out = ctx;
     uint64_t at = tb_record_payload_at(out->used, true);
+    if (out->self->disowned)
+        return tb_birth_raise(out->self, TD_EFORKED);
     if (output_reserve(out, at + bytes + RECORD_ROOM) < 0)
         return -1;
     *taken = (struct td_block){.data = (uint8_t *)out->block.data + at, .ref = 0, .capacity = bytes};
@@ -310,30 +326,27 @@ static void output_fill(void *ctx, void *to, const void *from, uint64_t bytes)
     worker_fill(((struct output *)ctx)->self, to, from, bytes);
 }
 
-/* Where the next record's payload goes if it is small, and how much of it fits there. */
-static uint8_t *output_rest(const struct output *out, size_t *cap)
-{
-    const uint64_t at = tb_record_payload_at(out->used, false);
-    *cap = out->block.capacity - output_table(out) - at;
-    return (uint8_t *)out->block.data + at;
-}
-
-/* Appends a record: the value, whose reference it takes, or where value is NULL the exception that is set. */
+/* Appends a record: the value, whose reference it takes, or where value is NULL the exception that is set. Packing runs
+ * code, which may fork: what it makes is written to the block, which the child shares, only when that is over. */
 static td_status output_append_record(struct output *out, PyObject *value)
 {
     struct tb_birth *self = out->self;
     struct tb_room room = {output_take, output_drop, output_fill, out};
     struct tb_payload payload = {0};
-    size_t cap;
-    uint8_t *small = output_rest(out, &cap);
+    uint8_t small[RECORD_SMALL];
     const uint32_t first = self->moves.count;
     enum tb_record_kind kind = TB_RECORD_VALUE;
-    if (value == NULL || tb_encode_moving(self->codec, &self->moves, value, small, cap, &room, &payload) < 0) {
+    if (value == NULL ||
+        tb_encode_moving(self->codec, &self->moves, value, small, sizeof small, &room, &payload) < 0) {
         kind = TB_RECORD_ERROR;
-        small = output_rest(out, &cap); /* the block may have moved */
-        encode_raised(self, small, RECORD_ROOM - TB_RECORD_HEAD, &room, &payload);
+        encode_raised(self, small, sizeof small, &room, &payload);
     }
-    const uint64_t at = tb_record_payload_at(out->used, payload.block.data != NULL);
+    if (self->disowned)
+        return TD_OK;
+    const bool aside = payload.block.data == NULL;
+    const uint64_t at = tb_record_payload_at(out->used, !aside);
+    if (aside)
+        memcpy((uint8_t *)out->block.data + at, small, payload.len);
     out->used = tb_record_write(out->block.data, out->used, at, payload.len, kind);
     return enclose(self, &out->block, out->used, first);
 }
@@ -430,15 +443,12 @@ static int run_items(struct output *out, PyObject *function, struct input *in)
             return 0;
         }
         const td_status status = output_append(out, result);
+        if (status == TD_OK && !self->disowned)
+            flush_output_now_and_then(self);
         if (self->disowned)
             return 0;
         if (status != TD_OK)
             return tb_birth_raise(self, status);
-        int64_t now = coarse_now();
-        if (now != self->flushed_at) {
-            self->flushed_at = now;
-            flush_output(self);
-        }
         td_worker_publish(self->worker, &out->block, out->used, ++done);
         if (self->interrupted) {
             PyErr_SetString(PyExc_InterruptedError, "the map was cancelled");

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -71,6 +73,59 @@ def test_a_child_that_was_forked_while_a_result_is_packed_answers_nothing(pool: 
     assert pool.submit(fork_in_pickle).result() is True
     assert pool.submit(lambda: [fork_in_pickle(), bytes(LARGE)]).result()[0] is True
     assert list(pool.map(lambda _: fork_in_pickle(), range(3), chunksize=3)) == [True] * 3
+
+
+class ForksInPickleAndReturns:
+    """Forks when it is pickled, and leaves the child there, packing on once it is told to."""
+
+    def __reduce__(self) -> Any:
+        told, self.tell = os.pipe()
+        self.child = os.fork()
+        if self.child != 0:
+            return str, ("parent",)
+        os.read(told, 1)
+        return str, ("child!",)
+
+
+late = ForksInPickleAndReturns()
+
+
+def fork_and_wait_for_child(item: int) -> Any:
+    if item == 0:
+        return late
+    os.write(late.tell, b"!")
+    return os.waitpid(late.child, 0)[0] == late.child
+
+
+def test_what_a_child_packs_later_overwrites_nothing(pool: ProcessPoolExecutor) -> None:
+    assert list(pool.map(fork_and_wait_for_child, range(2), chunksize=2)) == ["parent", True]
+
+
+class ForksInFlush:
+    """Takes the place of the standard output until it is flushed, and forks then."""
+
+    def __init__(self) -> None:
+        self.before, sys.stdout = sys.stdout, self  # type: ignore[assignment]
+
+    def flush(self) -> None:
+        sys.stdout = self.before
+        pid = os.fork()
+        if pid != 0:
+            os.waitpid(pid, 0)
+
+
+def fork_in_flush(_: int) -> str:
+    if not isinstance(sys.stdout, ForksInFlush):
+        ForksInFlush()
+    begun = time.monotonic()
+    while time.monotonic() < begun + 0.02:
+        pass  # as long as the worker waits at most before it flushes, in a chunk
+    return "once"
+
+
+def test_a_child_that_was_forked_while_output_is_flushed_answers_nothing(pool: ProcessPoolExecutor) -> None:
+    assert pool.submit(fork_in_flush, 0).result() == "once"
+    assert list(pool.map(fork_in_flush, range(3), chunksize=3)) == ["once"] * 3
 
 
 kept: list[memoryview] = []

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from treadle import TravelError
+from treadle import TravelError, wait
 
 np = pytest.importorskip("numpy")
 
@@ -219,3 +219,44 @@ def test_a_child_that_comes_back_from_the_task_writes_nothing(moving: Any) -> No
         assert (moving.pool.submit(forked_in_the_middle).result() == 2).all()
         for array in moving.pool.map(lambda _: forked_in_the_middle(), range(3), chunksize=3):
             assert (array == 2).all()
+
+
+class ForksAtItsEnd:
+    """Forks when it goes, and leaves the child there until it is told to go on."""
+
+    told: int
+    tell: int
+    child = 0
+
+    def __reduce__(self) -> Any:
+        return str, ("gone",)
+
+    def __del__(self) -> None:
+        cls = ForksAtItsEnd
+        cls.told, cls.tell = os.pipe()
+        cls.child = os.fork()
+        if cls.child == 0:
+            os.read(cls.told, 1)
+
+
+def arrays_and_child() -> list[Any]:
+    return [*numbered(2), ForksAtItsEnd()]
+
+
+def let_child_go_on() -> None:
+    os.write(ForksAtItsEnd.tell, b"!")
+    os.waitpid(ForksAtItsEnd.child, 0)
+    os.close(ForksAtItsEnd.tell)
+    os.close(ForksAtItsEnd.told)
+
+
+def test_a_child_that_was_forked_while_a_result_goes_drops_nothing_of_it(moving: Any) -> None:
+    moving.until_moved(2 * LARGE, numbered, 2)
+    for _ in range(5):
+        future = moving.pool.submit(arrays_and_child)
+        wait([future])
+        moving.pool.submit(let_child_go_on).result()
+        first, second, words = future.result()
+        assert words == "gone"
+        assert not first.any()
+        assert (second == 1).all()
