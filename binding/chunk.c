@@ -169,10 +169,10 @@ static int append_pickled(const struct tb_codec *codec, struct tb_chunk *chunk, 
         return 0;
     }
     int rc = reserve_bytes(chunk, p.total);
-    if (rc == 0) {
-        tb_pickled_write(&p, chunk->data + chunk->used, NULL);
+    if (rc == 0)
+        rc = tb_pickled_write(&p, chunk->data + chunk->used, NULL);
+    if (rc == 0)
         commit(chunk, p.total, NULL);
-    }
     Py_DECREF(p.pair);
     return rc;
 }
@@ -249,9 +249,21 @@ static uint64_t total_bytes(const struct tb_chunk *chunk, enum tb_layout layout)
     return end;
 }
 
+/* An item with buffers. They are held since it was appended, but for those that were released. */
+static int write_pickled_item(const struct tb_chunk_item *item, uint8_t *at, const struct tb_room *room)
+{
+    struct tb_pickled p = {.pair = item->pair};
+    if (tb_pickled_measure(&p) < 0)
+        return -1;
+    if (p.total == item->len)
+        return tb_pickled_write(&p, at, room);
+    PyErr_SetString(PyExc_BufferError, "an out-of-band buffer has changed while it waited to be sent");
+    return -1;
+}
+
 /* Items with buffers: each is laid out on its own. An item's bytes end where the next one's offset says, so the
  * padding before an aligned item counts as the tail of the one before it. */
-static uint64_t write_aligned(const struct tb_chunk *chunk, uint8_t *at, const struct tb_room *room)
+static int write_aligned(const struct tb_chunk *chunk, uint8_t *at, const struct tb_room *room)
 {
     uint64_t end = tb_chunk_head_bytes(chunk->items, chunk->layout);
     for (uint32_t i = 0; i < chunk->items; i++) {
@@ -259,16 +271,14 @@ static uint64_t write_aligned(const struct tb_chunk *chunk, uint8_t *at, const s
         uint64_t start = item->pair == NULL ? end : tb_align_up(end);
         memset(at + end, 0, start - end);
         tb_chunk_offset_write(at, chunk->layout, i, start);
-        if (item->pair == NULL) {
+        if (item->pair == NULL)
             memcpy(at + start, chunk->data + item->offset, item->len);
-        } else {
-            struct tb_pickled p = {.pair = item->pair};
-            if (tb_pickled_measure(&p) == 0) /* as it did at append: the buffers are held since */
-                tb_pickled_write(&p, at + start, room);
-        }
+        else if (write_pickled_item(item, at + start, room) < 0)
+            return -1;
         end = start + item->len;
     }
-    return end;
+    tb_chunk_offset_write(at, chunk->layout, chunk->items, end);
+    return 0;
 }
 
 static void write_plain(const struct tb_chunk *chunk, uint8_t *at)
@@ -302,8 +312,11 @@ int tb_chunk_finish(struct tb_chunk *chunk, uint8_t *small, size_t cap, const st
         tb_chunk_offset_write(at, TB_RANGE, 0, (uint64_t)chunk->start);
         tb_chunk_offset_write(at, TB_RANGE, 1, (uint64_t)chunk->step);
     } else if (chunk->has_buffers) {
-        uint64_t end = write_aligned(chunk, at, room);
-        tb_chunk_offset_write(at, chunk->layout, chunk->items, end);
+        if (write_aligned(chunk, at, room) < 0) {
+            room->drop(room->ctx, &out->block);
+            out->block = (struct td_block){0};
+            return -1;
+        }
     } else {
         write_plain(chunk, at);
     }

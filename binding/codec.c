@@ -46,8 +46,10 @@ static int heap_take(void *ctx, uint64_t bytes, struct td_block *out)
 
 static void heap_drop(void *ctx, struct td_block *block)
 {
+    struct heap_room *room = ctx;
     (void)block;
-    PyMem_Free(((struct heap_room *)ctx)->base);
+    PyMem_Free(room->base);
+    room->base = NULL;
 }
 
 static PyObject *payload_bytes(int rc, const uint8_t *small, struct tb_payload *payload, struct heap_room *heap)

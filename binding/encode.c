@@ -80,20 +80,18 @@ static int emit_pickled(const struct tb_codec *codec, PyObject *pair, uint8_t *s
 {
     struct tb_pickled p;
     uint8_t *at = small;
-    if (tb_pickled_open(&p, pair) < 0)
-        return -1;
-    int done = tb_holds_add(codec, &out->holds, p.blocks);
+    int done = tb_pickled_open(&p, pair);
+    if (done == 0)
+        done = tb_holds_add(codec, &out->holds, p.blocks);
     if (done == 0 && (p.spans > 0 || p.total > cap)) {
         done = take_block(room, p.total, out);
         at = out->block.data;
     }
-    if (done == 0) {
-        tb_pickled_write(&p, at, room);
-        out->len = p.total;
-    } else {
+    if (done == 0)
+        done = tb_pickled_emit(&p, at, room, out);
+    if (done < 0)
         tb_holds_fini(&out->holds);
-    }
-    Py_DECREF(p.pair);
+    Py_XDECREF(p.pair);
     return done;
 }
 
@@ -183,8 +181,10 @@ int tb_encode_call(struct tb_codec *codec, PyObject *const *args, Py_ssize_t nar
     uint64_t bytes = outcome == TB_NO_FIT ? measure_call(&call, sharing) : 0;
     if (bytes == 0)
         return emit_pickled(codec, tb_dump_vector(codec, args, nargs, kwnames, flags), small, cap, room, out);
-    if (take_block(room, bytes, out) < 0)
+    if (take_block(room, bytes, out) < 0) {
+        tb_holds_fini(&out->holds);
         return -1;
+    }
     w = (struct tb_writer){out->block.data, (uint8_t *)out->block.data + bytes, sharing};
     outcome = write_call(&w, &call);
     if (outcome != TB_WROTE) { /* an array that does not lie in shared memory */

@@ -181,28 +181,27 @@ void tb_moves_drop(struct tb_moves *moves, uint32_t first)
 
 /* ---- Encoding -------------------------------------------------------------------------------------------------- */
 
+/* Lets go of what may run code as it goes; an exception that is set stays. Returns rc. */
+static int let_go(PyObject *object, int rc)
+{
+    PyObject *raised = rc < 0 ? tb_exception_take() : NULL;
+    Py_DECREF(object);
+    if (raised != NULL)
+        tb_exception_give(raised);
+    return rc;
+}
+
 /* Writes the dump, and lets go of it and of the value. */
 static int emit_and_release(struct tb_pickled *p, PyObject *value, uint64_t more_bytes, uint8_t *small,
                             size_t cap, const struct tb_room *room, struct tb_payload *out)
 {
-    uint8_t *at = small;
     int rc = 0;
-    if (p->spans > 0 || p->total > cap) {
+    out->block = (struct td_block){0};
+    if (p->spans > 0 || p->total > cap)
         rc = room->take(room->ctx, p->total + more_bytes, &out->block);
-        at = out->block.data;
-    }
-    if (rc == 0) {
-        tb_pickled_write(p, at, room);
-        out->len = p->total;
-    } else {
-        out->block = (struct td_block){0};
-    }
-    PyObject *raised = rc < 0 ? tb_exception_take() : NULL; /* what is let go of may run code */
-    Py_DECREF(p->pair);
-    Py_DECREF(value);
-    if (raised != NULL)
-        tb_exception_give(raised);
-    return rc;
+    if (rc == 0)
+        rc = tb_pickled_emit(p, out->block.data != NULL ? out->block.data : small, room, out);
+    return let_go(value, let_go(p->pair, rc));
 }
 
 static int emit_moving(struct tb_moves *moves, struct tb_pickled *p, PyObject *value, uint8_t *small,
@@ -230,17 +229,12 @@ int tb_encode_moving(struct tb_codec *codec, struct tb_moves *moves, PyObject *v
                      size_t cap, const struct tb_room *room, struct tb_payload *out)
 {
     struct tb_pickled p;
-    int rc = moves->nursery == NULL ? tb_encode_value(codec, value, small, cap, room, out) : 0;
-    if (moves->nursery != NULL)
-        rc = tb_encode_compact(value, small, cap, room, out);
-    if (moves->nursery != NULL && rc == 0) {
-        if (tb_pickled_open(&p, tb_dump_result(codec, value)) == 0)
-            return emit_moving(moves, &p, value, small, cap, room, out);
-        rc = -1;
-    }
-    PyObject *raised = rc < 0 ? tb_exception_take() : NULL;
-    Py_DECREF(value);
-    if (raised != NULL)
-        tb_exception_give(raised);
-    return rc < 0 ? -1 : 0;
+    if (moves->nursery == NULL)
+        return let_go(value, tb_encode_value(codec, value, small, cap, room, out));
+    const int compact = tb_encode_compact(value, small, cap, room, out);
+    if (compact != 0)
+        return let_go(value, compact < 0 ? -1 : 0);
+    if (tb_pickled_open(&p, tb_dump_result(codec, value)) < 0)
+        return let_go(value, -1);
+    return emit_moving(moves, &p, value, small, cap, room, out);
 }

@@ -1,5 +1,8 @@
 /* pickled.c: what treadle._travel made of an object, as a payload: the pickle, and behind it its large buffers.
- * Invariant  P1 what is measured is what is written: pieces and buffers are held, and cannot change their size.
+ * Invariants  P1 what is measured is what is written: pieces are held, and are nobody else's; a buffer that was
+ *                released since, or has become another, is an error.
+ *             P2 a buffer is held while it is copied, which may be without the GIL: the PickleBuffer is not ours alone,
+ *                and whoever has it may release it.
  * Crash      nothing is held but heap memory.   Tests  tests/unit/test_codec.py */
 #include "pickled.h"
 
@@ -119,12 +122,35 @@ void tb_room_fill(const struct tb_room *room, void *at, const void *data, uint64
     Py_END_ALLOW_THREADS
 }
 
-void tb_pickled_write(const struct tb_pickled *p, uint8_t *at, const struct tb_room *room)
+/* Copies a buffer behind `end`, where it is to start at `offset`. */
+static int write_buffer(const struct tb_pickled *p, uint32_t i, uint8_t *at, uint64_t *end,
+                        const struct tb_room *room)
+{
+    Py_buffer view;
+    const uint64_t offset = tb_align_up(*end);
+    if (PyObject_GetBuffer(PyList_GET_ITEM(p->buffers, i), &view, PyBUF_FULL_RO) < 0)
+        return -1;
+    const uint64_t len = (uint64_t)view.len;
+    const bool fits = offset <= p->total && len <= p->total - offset && PyBuffer_IsContiguous(&view, 'A');
+    if (fits) {
+        const struct tb_span_entry entry = {offset, len, 0, view.readonly != 0};
+        memset(at + *end, 0, offset - *end);
+        tb_pickle_span_write(at, i, &entry);
+        tb_room_fill(room, at + offset, view.buf, len);
+        *end = offset + len;
+    } else {
+        PyErr_SetString(PyExc_BufferError, "an out-of-band buffer has changed while it was being sent");
+    }
+    PyBuffer_Release(&view);
+    return fits ? 0 : -1;
+}
+
+int tb_pickled_write(const struct tb_pickled *p, uint8_t *at, const struct tb_room *room)
 {
     if (p->spans == 0) {
         at[0] = TB_PICKLE;
         write_pickle(p, at + 1, room);
-        return;
+        return 0;
     }
     memset(at, 0, TB_PICKLE_HEAD);
     at[0] = TB_PICKLE_OOB;
@@ -134,16 +160,22 @@ void tb_pickled_write(const struct tb_pickled *p, uint8_t *at, const struct tb_r
     write_pickle(p, at + end, room);
     end += p->pickle_len;
     for (uint32_t i = 0; i < p->spans; i++) {
-        if (is_elsewhere(p, i)) {
+        if (is_elsewhere(p, i))
             tb_pickle_span_write(at, i, &p->elsewhere[i]);
-            continue;
-        }
-        const Py_buffer *view = PyPickleBuffer_GetBuffer(PyList_GET_ITEM(p->buffers, i));
-        uint64_t offset = tb_align_up(end);
-        struct tb_span_entry entry = {offset, (uint64_t)view->len, 0, view->readonly != 0};
-        memset(at + end, 0, offset - end);
-        tb_pickle_span_write(at, i, &entry);
-        tb_room_fill(room, at + offset, view->buf, entry.len);
-        end = offset + entry.len;
+        else if (write_buffer(p, i, at, &end, room) < 0)
+            return -1;
     }
+    return 0;
+}
+
+int tb_pickled_emit(const struct tb_pickled *p, uint8_t *at, const struct tb_room *room, struct tb_payload *out)
+{
+    const int done = tb_pickled_write(p, at, room);
+    if (done == 0)
+        out->len = p->total;
+    else if (out->block.data != NULL)
+        room->drop(room->ctx, &out->block);
+    if (done < 0)
+        out->block = (struct td_block){0};
+    return done;
 }

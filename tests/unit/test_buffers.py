@@ -5,8 +5,10 @@ binding/pickled.c, decode.c, lease.c; python/treadle/_views.py
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -294,3 +296,57 @@ def test_a_table_of_arrow_comes_back(pool: treadle.ProcessPoolExecutor) -> None:
     back = pool.submit(same, table).result()
     assert back.equals(table)
     assert back.schema == table.schema
+
+
+# --- buffers that their owner takes back
+
+
+class Lends:
+    """Pickles as a buffer that it keeps a hand on."""
+
+    def __init__(self, data: bytearray) -> None:
+        self.data = data
+        self.lent: list[pickle.PickleBuffer] = []
+
+    def __reduce_ex__(self, _: object) -> Any:
+        self.lent.append(pickle.PickleBuffer(self.data))
+        return bytearray, (self.lent[-1],)
+
+
+class TakesBack:
+    """Releases, when it is pickled itself, what another one has lent."""
+
+    def __init__(self, lender: Lends) -> None:
+        self.lender = lender
+
+    def __reduce__(self) -> Any:
+        self.lender.lent[-1].release()
+        return bytes, ()
+
+
+def test_a_buffer_that_is_released_before_its_chunk_is_sent_is_an_error(pool: treadle.ProcessPoolExecutor) -> None:
+    lender = Lends(bytearray(b"x" * 10_000))
+    with pytest.raises(ValueError, match="released"):
+        list(pool.map(len, [lender, TakesBack(lender)], chunksize=2))
+    assert list(pool.map(len, [lender, lender], chunksize=2)) == [10_000] * 2
+
+
+def test_a_buffer_is_kept_while_it_is_copied(pool: treadle.ProcessPoolExecutor) -> None:
+    lender = Lends(bytearray(64_000_000))
+
+    def take_back() -> None:
+        while lender.data:
+            for lent in lender.lent:
+                lent.release()
+            if lender.lent:
+                with contextlib.suppress(BufferError):  # it is being copied
+                    lender.data.clear()
+
+    thread = threading.Thread(target=take_back)
+    thread.start()
+    future = pool.submit(len, lender)
+    thread.join()
+    try:
+        assert future.result() in (0, 64_000_000)
+    except ValueError as error:
+        assert "released" in str(error)

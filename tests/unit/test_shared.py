@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -34,6 +36,29 @@ def single() -> Iterator[ProcessPoolExecutor]:
 def blocks() -> int:
     gc.collect()
     return shared.info()["blocks"]
+
+
+def allocated_by_submit(pool: ProcessPoolExecutor, *args: object) -> int:
+    """Blocks of the heap that 500 calls which can't be pickled leave behind."""
+    tracemalloc.start()
+    try:
+        for _ in range(500):
+            pool.submit(len, *args).exception()
+        gc.collect()
+        return sum(trace.count for trace in tracemalloc.take_snapshot().statistics("lineno") if is_here(trace))
+    finally:
+        tracemalloc.stop()
+
+
+def is_here(trace: tracemalloc.Statistic) -> bool:
+    return trace.traceback[0].filename == __file__
+
+
+def test_a_call_that_cannot_be_pickled_leaves_nothing(pool: ProcessPoolExecutor) -> None:
+    array, lock = shared.zeros(10), threading.Lock()
+    before = blocks()
+    assert allocated_by_submit(pool, array, lock) < 100
+    assert blocks() == before
 
 
 # --- making them
