@@ -180,12 +180,12 @@ static PyObject *shared_info(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(un
 {
     struct td_heap_info info;
     td_heap_get_info(&info);
-    return Py_BuildValue("{sK sK sK sK sK sI si}", "blocks", (unsigned long long)info.blocks, "bytes",
+    return Py_BuildValue("{sK sK sK sK sK sI sK sK}", "blocks", (unsigned long long)info.blocks, "bytes",
                          (unsigned long long)info.bytes, "committed_bytes",
                          (unsigned long long)info.committed_bytes, "foreign_blocks",
                          (unsigned long long)info.foreign_blocks, "foreign_bytes",
                          (unsigned long long)info.foreign_bytes, "foreign_heaps", info.foreign_heaps,
-                         "descriptor", (int)info.fd);
+                         "device", (unsigned long long)info.device, "inode", (unsigned long long)info.inode);
 }
 
 static PyObject *shared_trim(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused))

@@ -130,7 +130,7 @@ struct td_heap_info {
     uint64_t committed_bytes;               /* its pages, those of free blocks that are kept warm included */
     uint64_t foreign_blocks, foreign_bytes; /* blocks of other processes that are held here */
     uint32_t foreign_heaps;
-    int32_t fd; /* of our own heap, the heap's own; -1: there is none */
+    uint64_t device, inode; /* of our own heap's file, as fstat(2) has them; 0: there is none */
 };
 void td_heap_get_info(struct td_heap_info *out);
 /* Gives the kernel back what the heap keeps warm; all of it, when there is no block. */

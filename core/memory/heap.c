@@ -190,8 +190,10 @@ static void close_heap(struct heap *heap)
     free(heap);
 }
 
+/* Others may have it mapped for long after its last block: they shall keep no memory of it. */
 static void close_own_locked(void)
 {
+    td_arena_trim(state.own->arena, 0);
     td_arena_unref(state.own->arena); /* with its descriptor */
     td_memory_budget_fini(&state.budget);
     free(state.own);
@@ -617,15 +619,19 @@ td_hold *td_heap_find(const struct td_held *held)
 void td_heap_get_info(struct td_heap_info *out)
 {
     visit_mourned();
-    *out = (struct td_heap_info){.fd = -1};
+    *out = (struct td_heap_info){0};
     lock();
     if (state.own != NULL) {
         td_arena_stats stats;
+        struct stat file;
         td_arena_stats_read(state.own->arena, &stats);
         out->blocks = stats.live_blocks;
         out->bytes = stats.live_bytes;
         out->committed_bytes = stats.committed_bytes;
-        out->fd = state.own->fd;
+        if (fstat(state.own->fd, &file) == 0) {
+            out->device = file.st_dev;
+            out->inode = file.st_ino;
+        }
     }
     TD_LIST_EACH(node, &state.foreign_holds)
     {
@@ -653,7 +659,10 @@ int64_t td_heap_keep(int64_t now_ns)
 {
     int64_t next;
     visit_mourned();
-    if (td_rest_keep(&state.rest, now_ns, &next))
+    lock();
+    const bool due = td_rest_keep(&state.rest, now_ns, &next);
+    unlock();
+    if (due)
         td_heap_trim();
     if (td_atomic_load_relaxed(&state.mourned_count) != 0 && now_ns + TD_REST_AFTER_NS < next)
         next = now_ns + TD_REST_AFTER_NS;

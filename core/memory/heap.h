@@ -36,7 +36,7 @@ void td_heap_give(void *data);
 uint64_t td_heap_capacity(const void *data);
 
 /* Gives back what the heap keeps warm, if nobody has used it for a second; all of it, if nothing is held. Looks after
- * the mourned. Ask again at the time returned, or when woken. One thread at a time. */
+ * the mourned. Ask again at the time returned, or when woken. */
 int64_t td_heap_keep(int64_t now_ns);
 
 /* Before the first fork handler of anything whose lock is held while these functions are called. `wake` is called, by

@@ -157,6 +157,7 @@ static void relieve_locked(td_pool *pool)
         return;
     const uint32_t asked = td_relief_begin(&pool->map);
     td_arena_trim(pool->args_arena, 0);
+    td_heap_trim();
     td_relief_answer(&pool->map, TD_RELIEF_PARENT, asked);
 }
 

@@ -66,6 +66,7 @@ td_status td_pool_block_until(td_pool *pool, uint64_t bytes, int64_t deadline_ns
             if (deadline_ns == 0)
                 return TD_ETIMEDOUT;
             const int64_t until_ns = td_deadline_after(TD_RELIEF_NS);
+            td_heap_trim();
             td_relief_ask_until(&pool->map, td_drain_bell(), TD_RELIEF_PARENT,
                                 until_ns < deadline_ns ? until_ns : deadline_ns);
             asked = true;

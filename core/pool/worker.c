@@ -265,6 +265,7 @@ static void relieve(td_worker *worker)
 {
     const uint32_t asked = td_relief_begin(&worker->map);
     td_arena_trim(worker->results, 0);
+    td_heap_trim();
     td_relief_answer(&worker->map, worker->index, asked);
 }
 
@@ -338,12 +339,16 @@ static td_status park(td_worker *worker)
     TD_TRACE(SLEEP, worker->index, worker->from[TD_LANE_NEW]);
     if (worker->nursery != NULL && td_nursery_stirred(worker->nursery))
         worker->trimmed = false;
-    const int64_t deadline_ns = worker->trimmed ? TD_FOREVER : td_deadline_after(TD_REST_AFTER_NS);
-    const td_status status = td_doorbell_park_until(&worker->map, worker->index, worker->from, deadline_ns);
+    const int64_t now = td_now_ns(), heap_ns = td_heap_keep(now);
+    const int64_t trim_ns = worker->trimmed ? TD_FOREVER : now + TD_REST_AFTER_NS;
+    const td_status status = td_doorbell_park_until(&worker->map, worker->index, worker->from,
+                                                    heap_ns < trim_ns ? heap_ns : trim_ns);
     if (status != TD_ETIMEDOUT)
         return status;
-    td_arena_trim(worker->results, TD_REST_KEEP_BYTES);
-    worker->trimmed = true;
+    if (!worker->trimmed && td_now_ns() >= trim_ns) {
+        td_arena_trim(worker->results, TD_REST_KEEP_BYTES);
+        worker->trimmed = true;
+    }
     return TD_OK;
 }
 
@@ -524,6 +529,7 @@ td_status td_worker_block(td_worker *worker, uint64_t bytes, struct td_block *ou
 {
     td_status status = try_block(worker, bytes, out);
     if (status == TD_ENOROOM && bytes < td_memory_budget_bytes(&worker->memory)) {
+        td_heap_trim();
         td_relief_ask_until(&worker->map, &worker->bell, worker->index, td_deadline_after(TD_RELIEF_NS));
         status = try_block(worker, bytes, out);
     }

@@ -15,23 +15,23 @@ def segments() -> list[dict[str, Any]]:
     """The heap of this process, if there is one, and the user's named segments: name, bytes, holders."""
     found: dict[tuple[int, int], dict[str, Any]] = {}
     info = _engine.shared_info()
-    if info["descriptor"] >= 0:
-        status = os.fstat(info["descriptor"])
-        found[_key(status)] = {"name": None, "bytes": info["committed_bytes"], "holders": []}
+    if info["inode"] != 0:
+        key = _key(info["device"], info["inode"])
+        found[key] = {"name": None, "bytes": info["committed_bytes"], "holders": []}
     for name, size, *_ in sorted(_engine.segments_sweep()):
         try:
             status = (_NAMED / name).stat()
         except OSError:
             continue  # it went meanwhile
-        found[_key(status)] = {"name": name, "bytes": size, "holders": []}
+        found[_key(status.st_dev, status.st_ino)] = {"name": name, "bytes": size, "holders": []}
     for pid, keys in _mapped():
         for key in keys & found.keys():
             found[key]["holders"].append(pid)
     return list(found.values())
 
 
-def _key(status: os.stat_result) -> tuple[int, int]:
-    return os.major(status.st_dev) << 8 | os.minor(status.st_dev), status.st_ino
+def _key(device: int, inode: int) -> tuple[int, int]:
+    return os.major(device) << 8 | os.minor(device), inode
 
 
 def _mapped() -> list[tuple[int, set[tuple[int, int]]]]:

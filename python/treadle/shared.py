@@ -267,5 +267,5 @@ def info() -> dict[str, Any]:
 
     found = dict[str, Any](_engine.shared_info())
     found["segments"] = _holders.segments()
-    del found["descriptor"]
+    del found["device"], found["inode"]
     return found

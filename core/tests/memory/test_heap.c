@@ -2,9 +2,11 @@
 #include <pthread.h>
 #include <sched.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "memory/heap.h"
+#include "os/memfd.h"
 #include "tests/harness.h"
 
 #define MIB (UINT64_C(1) << 20)
@@ -126,6 +128,22 @@ TD_TEST(a_heap_is_not_closed_under_the_last_block)
     REQUIRE_EQ(pthread_join(trimmer, NULL), 0);
     CHECK_EQ(info().blocks, 0u);
     td_heap_trim();
+}
+
+TD_TEST(a_heap_that_others_still_map_leaves_them_no_memory_when_it_is_closed)
+{
+    struct td_share share;
+    uint64_t resident;
+    td_hold *hold = made(20 * MIB);
+    td_hold_share(hold, &share);
+    const int others = dup(share.fd);
+    td_hold_unref(hold);
+    REQUIRE_OK(td_memfd_resident(others, &resident));
+    CHECK(resident > 20 * MIB);
+    td_heap_trim();
+    REQUIRE_OK(td_memfd_resident(others, &resident));
+    CHECK(resident < MIB);
+    close(others);
 }
 
 /* ---- At rest ---- */
