@@ -32,7 +32,8 @@ void tb_room_fill(const struct tb_room *room, void *at, const void *data, uint64
  * exception, as a buffer is not what it was. */
 int tb_pickled_write(const struct tb_pickled *p, uint8_t *at, const struct tb_room *room);
 /* The same as a whole payload, at `at`, which is in out->block if that is one. -1: that is dropped. */
-int tb_pickled_emit(const struct tb_pickled *p, uint8_t *at, const struct tb_room *room, struct tb_payload *out);
+int tb_pickled_emit(const struct tb_pickled *p, uint8_t *at, const struct tb_room *room,
+                    struct tb_payload *out);
 
 /* A compact value: 1; 0: it is not compact; -1 with an exception. */
 int tb_encode_compact(PyObject *value, uint8_t *small, size_t cap, const struct tb_room *room,

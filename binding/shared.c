@@ -184,8 +184,8 @@ static PyObject *shared_info(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(un
                          (unsigned long long)info.bytes, "committed_bytes",
                          (unsigned long long)info.committed_bytes, "foreign_blocks",
                          (unsigned long long)info.foreign_blocks, "foreign_bytes",
-                         (unsigned long long)info.foreign_bytes, "foreign_heaps", info.foreign_heaps,
-                         "device", (unsigned long long)info.device, "inode", (unsigned long long)info.inode);
+                         (unsigned long long)info.foreign_bytes, "foreign_heaps", info.foreign_heaps, "device",
+                         (unsigned long long)info.device, "inode", (unsigned long long)info.inode);
 }
 
 static PyObject *shared_trim(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused))

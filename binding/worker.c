@@ -14,10 +14,10 @@
 #include "compact.h"
 #include "module.h"
 
-#define RECORD_ROOM 256u   /* bytes that an item's record can count on */
+#define RECORD_ROOM 256u                            /* bytes that an item's record can count on */
 #define RECORD_SMALL (RECORD_ROOM - TB_RECORD_HEAD) /* of its payload, where that is written aside first */
-#define CHUNK_BLOCK 2048u  /* bytes of a chunk's first block, at least */
-#define BYTES_PER_ITEM 16u /* of it for each item: a small result's record */
+#define CHUNK_BLOCK 2048u                           /* bytes of a chunk's first block, at least */
+#define BYTES_PER_ITEM 16u                          /* of it for each item: a small result's record */
 
 /* ---- Output ----------------------------------------------------------------------------------------------- */
 

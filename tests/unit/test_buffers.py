@@ -333,6 +333,7 @@ def test_a_buffer_that_is_released_before_its_chunk_is_sent_is_an_error(pool: tr
 
 def test_a_buffer_is_kept_while_it_is_copied(pool: treadle.ProcessPoolExecutor) -> None:
     lender = Lends(bytearray(64_000_000))
+    sent: Any = lender
 
     def take_back() -> None:
         while lender.data:
@@ -344,7 +345,7 @@ def test_a_buffer_is_kept_while_it_is_copied(pool: treadle.ProcessPoolExecutor) 
 
     thread = threading.Thread(target=take_back)
     thread.start()
-    future = pool.submit(len, lender)
+    future = pool.submit(len, sent)
     thread.join()
     try:
         assert future.result() in (0, 64_000_000)

@@ -105,7 +105,8 @@ class ForksInFlush:
     """Takes the place of the standard output until it is flushed, and forks then."""
 
     def __init__(self) -> None:
-        self.before, sys.stdout = sys.stdout, self  # type: ignore[assignment]
+        stream: Any = self
+        self.before, sys.stdout = sys.stdout, stream
 
     def flush(self) -> None:
         sys.stdout = self.before

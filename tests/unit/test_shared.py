@@ -39,7 +39,7 @@ def blocks() -> int:
 
 
 def lists_left(pool: ProcessPoolExecutor, *args: object) -> int:
-    """Blocks of the heap, of the size of a short list of pointers, that 100 calls which can't be pickled leave behind."""
+    """Blocks of the size of a short list of pointers that 100 calls which can't be pickled leave behind."""
     tracemalloc.start()
     try:
         for _ in range(100):

@@ -1,5 +1,5 @@
-/* tests/pool/test_rest.c: what a pool's processes keep of shared memory for the next blocks: they give it back when they
- * are idle, and when another one asks for room. */
+/* tests/pool/test_rest.c: what a pool's processes keep of shared memory for the next blocks: they give it back when
+ * they are idle, and when another one asks for room. */
 #include <pthread.h>
 
 #include "memory/heap.h"
