@@ -133,7 +133,7 @@ static PyObject *dump_call(struct tb_codec *codec, PyObject *args, PyObject *kwa
 
 #define PLAIN_BYTES 512u
 
-/* What is compact but for plain arrays, without pickle: as the dump, or NULL without an exception. `write` writes it. */
+/* What `write` finds compact, but for plain arrays, as the dump; or NULL without an exception. */
 static PyObject *dump_plain(struct tb_codec *codec,
                             enum tb_outcome (*write)(struct tb_writer *w, const struct call *call),
                             const struct call *call)
