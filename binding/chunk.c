@@ -11,7 +11,8 @@
 #include "pickled.h"
 #include "shared.h"
 
-#define CALL_HEAD 3u /* of a compact call without keywords */
+#define CALL_HEAD 3u          /* of a compact call without keywords */
+#define LONG_BYTES (1L << 16) /* from here on pickle refers to bytes and does not copy them */
 
 /* Bytes at `offset` of the chunk's heap memory, or a pickle in parts, kept until the layout. */
 struct tb_chunk_item {
@@ -177,6 +178,15 @@ static int append_pickled(const struct tb_codec *codec, struct tb_chunk *chunk, 
     return rc;
 }
 
+/* Bytes that long are better not copied twice: pickled, they stay where they are until the layout. */
+static bool has_long_bytes(PyObject *const *args, Py_ssize_t nargs)
+{
+    for (Py_ssize_t i = 0; i < nargs; i++)
+        if (PyBytes_CheckExact(args[i]) && PyBytes_GET_SIZE(args[i]) >= LONG_BYTES)
+            return true;
+    return false;
+}
+
 static int append_call(struct tb_codec *codec, struct tb_chunk *chunk, PyObject *const *args, Py_ssize_t nargs,
                        unsigned flags, const struct tb_sharing *sharing)
 {
@@ -184,7 +194,7 @@ static int append_call(struct tb_codec *codec, struct tb_chunk *chunk, PyObject 
     uint64_t room = 32;
     if (reserve_entry(chunk, chunk->items) < 0)
         return -1;
-    while (nargs <= 255) {
+    while (nargs <= 255 && !has_long_bytes(args, nargs)) {
         if (reserve_bytes(chunk, room) < 0)
             return -1;
         uint8_t *head = chunk->data + chunk->used;
@@ -220,7 +230,8 @@ int tb_chunk_append(struct tb_codec *codec, struct tb_chunk *chunk, PyObject *co
     const struct tb_sharing arrays = {codec, &chunk->holds, NULL};
     const struct tb_sharing *sharing = codec->shares ? &arrays : NULL;
     if (chunk->layout == TB_DENSE) {
-        int done = nargs == chunk->nargs ? append_dense(chunk, args, nargs, sharing) : 0;
+        const bool fits = nargs == chunk->nargs && !has_long_bytes(args, nargs);
+        int done = fits ? append_dense(chunk, args, nargs, sharing) : 0;
         if (done != 0)
             return done > 0 ? 0 : -1;
         if (spread(chunk) < 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -77,6 +78,19 @@ def test_a_long_pickle_may_have_buffers_too() -> None:
     for decoded in (engine.decode_value(engine.encode_value(value)), engine.decode_call(engine.encode_call((value,)))):
         back = decoded if isinstance(decoded, list) else decoded[0][0]
         assert (back[0], bytes(back[1]), back[2]) == (bytes(LARGE), b"a" * LARGE, 1)
+
+
+def test_long_bytes_of_a_chunk_are_copied_once() -> None:
+    items = [(number, bytes(LARGE)) for number in range(10)]
+    engine.encode_chunk(items)
+    tracemalloc.start()
+    try:
+        payload = engine.encode_chunk(items)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2.2 * len(payload)  # the block, and the payload that is made of it here
+    assert [engine.decode_chunk_item(payload, number) for number in range(10)] == [(item, {}) for item in items]
 
 
 class Clears:
