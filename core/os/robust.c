@@ -15,10 +15,10 @@
  *             I2 where a word is free and somebody sleeps there, a wake-up is on its way: who freed it has it pending
  *                until it has woken, and who was woken until it has taken the word. Either one's death makes the kernel
  *                wake the next.
- *             I3 WAITED is set in a word that is slept at, owned or not, until a wake-up has found nobody there. So who
- *                takes the word before the one that was woken wakes the next, also when that one dies meanwhile. Only
- *                where all are woken it is cleared at once; who takes a word after a sleep sets it again, for there may
- *                be others.
+ *             I3 WAITED is set in a word that is slept at, owned or not. So who takes the word before the one that was
+ *                woken wakes the next, also when that one dies meanwhile. It is cleared only where all are woken in the
+ *                same step: a wake-up that has found nobody there is no proof, as others may have come since, and the
+ *                word may look as it did. Who takes a word after a sleep sets it again, for there may be others.
  *             I4 an entry's prev and next are written while its word is owned, or by the owner's own neighbours.
  * Ordering    T: what the owner did -> release in free -> acquire in take. After a death the kernel's change is as
  *             good: the dead thread did nothing after it.
@@ -203,9 +203,10 @@ td_status td_robust_free(struct td_robust *robust, int wake, bool died)
     while (!TD_EDGE(robust_T, td_atomic_cas_weak_acqrel,
                     td_atomic_cas_weak_relaxed)(&robust->word, &seen, idle | (seen & kept))) { /* T */
     }
-    uint32_t freed = idle | kept;
-    if ((seen & TD_ROBUST_WAITED) != 0 && td_futex_wake(&robust->word, wake, true) == 0 && kept != 0)
-        (void)td_atomic_cas_strong_relaxed(&robust->word, &freed, idle); /* nobody sleeps there */
+    if ((seen & TD_ROBUST_WAITED) != 0 && td_futex_wake(&robust->word, wake, true) == 0 && kept != 0 &&
+        td_atomic_load_relaxed(&robust->word) == (idle | kept))
+        td_futex_clear_bit_wake_all(&robust->word,
+                                    TD_ROBUST_WAITED_BIT); /* nobody sleeps there, or hardly anybody */
     set_pending(thread, NULL);
     return TD_OK;
 }
