@@ -3,20 +3,23 @@
  * It is one owned word (os/robust.c): the kernel frees it when the thread that holds it ends, and the next one to
  * acquire it is told. That one may repair what the lock protects and release it; or it passes the report on to the one
  * after it.
- * Invariant  L1 whoever holds the lock holds its block, too, so that what the kernel looks at when the thread ends is
+ * Invariants L1 whoever holds the lock holds its block, too, so that what the kernel looks at when the thread ends is
  *               still the lock.
- *            L2 process and hold say whose reference that is, so that who follows a thread that ended in a process that
- *               goes on takes it over. They are compared, and nothing else.
+ *            L2 a thread knows what it holds, and lets go of it when it ends while its process goes on. Where the whole
+ *               process ends, there is nothing left to let go of.
  * Ordering   T of os/robust.c.
  * Crash      the kernel marks the word and wakes the next.
+ * Fork       what the list of the thread that forked names is its parent's: it is passed over in the child.
  * Tests      tests/memory/test_lock.c, tests/memory/test_sync_killed.c */
+#include <pthread.h>
+#include <stdlib.h>
+
 #include "memory/sync.h"
 #include "os/robust.h"
 
 struct lock {
     struct td_sync_head head;
     struct td_robust robust;
-    uint64_t process, hold; /* of the holder; 0: nobody's */
 };
 
 static struct lock *lock_of(const td_hold *hold)
@@ -30,19 +33,82 @@ td_status td_lock_new(td_hold **out)
     return status == TD_OK ? td__sync_new(TD_SYNC_LOCK, sizeof(struct lock), out) : status;
 }
 
+/* ---- What a thread holds ----------------------------------------------------------------------------------- */
+
+struct held {
+    td_hold **holds;
+    uint32_t count, room;
+};
+
+static pthread_key_t key;
+static bool keyed;
+
+/* At its end: as the kernel does for one that is killed. */
+static void let_go_of_all(void *context)
+{
+    struct held *held = context;
+    while (held->count > 0) {
+        td_hold *hold = held->holds[--held->count];
+        struct lock *lock = lock_of(hold);
+        if (lock != NULL && td_robust_free(&lock->robust, 1, true) == TD_OK)
+            td_hold_unref(hold);
+    }
+    free(held->holds);
+    free(held);
+}
+
+static void make_key(void)
+{
+    keyed = pthread_key_create(&key, let_go_of_all) == 0;
+}
+
+/* This thread's, with room for one more; NULL: there is no memory. */
+static struct held *held_here(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    (void)pthread_once(&once, make_key);
+    struct held *held = keyed ? pthread_getspecific(key) : NULL;
+    if (held == NULL) {
+        held = keyed ? calloc(1, sizeof *held) : NULL;
+        if (held == NULL || pthread_setspecific(key, held) != 0) {
+            free(held);
+            return NULL;
+        }
+    }
+    if (held->count == held->room) {
+        const uint32_t room = held->room == 0 ? 4 : held->room * 2;
+        td_hold **holds = realloc(held->holds, room * sizeof *holds);
+        if (holds == NULL)
+            return NULL;
+        held->holds = holds;
+        held->room = room;
+    }
+    return held;
+}
+
+static void forget(const td_hold *hold)
+{
+    struct held *held = pthread_getspecific(key);
+    for (uint32_t i = held != NULL ? held->count : 0; i-- > 0;)
+        if (held->holds[i] == hold) {
+            held->holds[i] = held->holds[--held->count];
+            return;
+        }
+}
+
+/* ---- The lock ---------------------------------------------------------------------------------------------- */
+
 td_status td_lock_acquire_until(td_hold *hold, int64_t deadline_ns)
 {
     struct lock *lock = lock_of(hold);
     if (lock == NULL)
         return TD_EPROTO;
+    struct held *held = held_here();
+    if (held == NULL)
+        return TD_ENOMEM;
     const td_status status = td_robust_take_until(&lock->robust, deadline_ns);
-    if (status != TD_OK && status != TD_EHOLDER)
-        return status;
-    const uint64_t process = td_robust_process();
-    if (lock->process != process || lock->hold != (uintptr_t)hold) /* L2 */
-        td_hold_ref(hold);
-    lock->process = process;
-    lock->hold = (uintptr_t)hold;
+    if (status == TD_OK || status == TD_EHOLDER)
+        held->holds[held->count++] = td_hold_ref(hold); /* L1 */
     return status;
 }
 
@@ -51,10 +117,10 @@ static td_status release(td_hold *hold, bool died)
     struct lock *lock = lock_of(hold);
     if (lock == NULL)
         return TD_EPROTO;
-    if (!td_robust_is_mine(&lock->robust))
-        return TD_ENOTHELD;
-    lock->process = lock->hold = 0;
-    (void)td_robust_free(&lock->robust, 1, died);
+    const td_status status = td_robust_free(&lock->robust, 1, died);
+    if (status != TD_OK)
+        return status;
+    forget(hold);
     td_hold_unref(hold); /* L1 */
     return TD_OK;
 }

@@ -32,7 +32,6 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
-#include <sys/random.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -49,7 +48,6 @@ _Static_assert(TD_ROBUST_WAITED == FUTEX_WAITERS && TD_ROBUST_DIED == FUTEX_OWNE
                "the kernel's");
 
 static td_atomic_u32 generation = 1; /* of processes: one more in each forked child */
-static td_atomic_u64 process;        /* its number; 0: not drawn yet */
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 /* The calling thread, as it last asked. In the block of thread variables that is there from the start: quick to
@@ -62,7 +60,6 @@ static _Thread_local __attribute__((tls_model("initial-exec"))) struct self {
 void td_robust_after_fork_child(void)
 {
     td_atomic_fetch_add_relaxed(&generation, 1);
-    td_atomic_store_relaxed(&process, 0);
 }
 
 static void watch_forks(void)
@@ -87,16 +84,6 @@ static struct self *ask(void)
 static inline struct self *me(void)
 {
     return self.generation == td_atomic_load_relaxed(&generation) ? &self : ask();
-}
-
-uint64_t td_robust_process(void)
-{
-    uint64_t number = td_atomic_load_relaxed(&process), drawn;
-    if (number != 0)
-        return number;
-    while (getrandom(&drawn, sizeof drawn, 0) != (ssize_t)sizeof drawn || drawn == 0) {
-    }
-    return td_atomic_cas_strong_relaxed(&process, &number, drawn) ? drawn : number;
 }
 
 td_status td_robust_check(void)

@@ -39,9 +39,6 @@ td_status td_robust_watch_until(struct td_robust *robust, uint32_t seen, int64_t
 /* Sends all who sleep there to look again: TD_ROBUST_WAITED is cleared. */
 void td_robust_nudge(struct td_robust *robust);
 
-/* A number that no other process has, nor had; another one in each forked child. */
-uint64_t td_robust_process(void);
-
 /* In a forked child that the C library did not make. */
 void td_robust_after_fork_child(void);
 

@@ -175,4 +175,56 @@ TD_TEST(a_process_that_ends_with_the_lock_is_reported)
     gone(lock);
 }
 
+static int hold_and_release_by_name(td_hold *inherited, struct board *board, uint32_t number)
+{
+    td_hold *lock = NULL;
+    (void)inherited;
+    (void)board;
+    (void)number;
+    return td_share_open(&name, &lock) == TD_OK && td_lock_acquire_until(lock, TD_FOREVER) == TD_EHOLDER &&
+                   td_lock_release(lock) == TD_OK
+               ? 0
+               : 1;
+}
+
+TD_TEST(a_thread_that_ends_with_the_lock_keeps_no_block_whoever_comes_next)
+{
+    td_hold *lock = made();
+    td_hold_share(lock, &name);
+    for (int i = 0; i < 3; i++) {
+        pthread_t thread;
+        REQUIRE_EQ(pthread_create(&thread, NULL, acquire_and_end, lock), 0);
+        pthread_join(thread, NULL);
+        CHECK_EQ(test_wait_child(peer(hold_and_release_by_name, lock, NULL, 0)), 0);
+    }
+    gone(lock);
+}
+
+static void *acquire_all_and_end(void *context)
+{
+    td_hold **locks = context;
+    for (int i = 0; i < 9; i++)
+        CHECK_OK(td_lock_acquire_until(locks[i], TD_FOREVER));
+    for (int i = 1; i < 9; i += 3)
+        CHECK_OK(td_lock_release(locks[i]));
+    return NULL;
+}
+
+TD_TEST(a_thread_that_ends_with_many_locks_keeps_none)
+{
+    td_hold *locks[9];
+    pthread_t thread;
+    for (int i = 0; i < 9; i++)
+        locks[i] = made();
+    REQUIRE_EQ(pthread_create(&thread, NULL, acquire_all_and_end, locks), 0);
+    pthread_join(thread, NULL);
+    for (int i = 0; i < 9; i++) {
+        CHECK_STATUS(td_lock_acquire_until(locks[i], 0), i % 3 == 1 ? TD_OK : TD_EHOLDER);
+        CHECK_OK(td_lock_release(locks[i]));
+        td_hold_unref(locks[i]);
+    }
+    CHECK_EQ(live_blocks(), 0u);
+    td_heap_trim();
+}
+
 TD_TEST_MAIN
