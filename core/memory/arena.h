@@ -116,6 +116,13 @@ td_status td_arena_shrink(td_arena *arena, uint64_t ref, uint64_t bytes);
  * pages: see memory/fill.c. May take milliseconds. */
 void td_arena_fill(td_arena *arena, void *to, const void *from, uint64_t bytes);
 
+/* These bytes of a block of the owner's may be written to from now on, by other ways than td_arena_fill. */
+void td_arena_mark(td_arena *arena, const void *data, uint64_t bytes);
+
+/* They are zeros, and may be written to from now on. Fresh pages are zeros: they are left alone, so in this arena all
+ * that is written to must have been marked, or cleared, or filled before. May take milliseconds. */
+void td_arena_clear(td_arena *arena, void *data, uint64_t bytes);
+
 /* Frees a block that the owner holds. TD_EINVAL: it doesn't (never allocated, freed before, or lent). */
 td_status td_arena_free(td_arena *arena, uint64_t ref);
 

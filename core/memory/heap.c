@@ -15,6 +15,7 @@
  *                each reference that is found by address or name. Others only copy a reference that somebody has.
  *             I2 a heap is unmapped only when no hold is in it, and no block of a hold is on its way back to it.
  *             I3 what another process says of a block is checked (arena.c) before an address is made of it.
+ *             I4 a block's bytes are marked, or cleared, before anybody writes to them: so fresh pages are zeros.
  * Ordering    H: last access -> release in unref -> acquire by the last unref -> free.
  * Fork        The child sees the parent's blocks through the holds it was born with, as long as the parent keeps them:
  *             they stay in the index, lest their addresses be taken for somebody else's, but are not counted, found or
@@ -331,10 +332,13 @@ td_status td_hold_new(uint64_t bytes, bool zeros, td_hold **out)
         free(hold);
         return status == TD_EAGAIN ? TD_ENOROOM : status;
     }
+    bytes = bytes > 0 ? bytes : 1;
     if (zeros)
-        memset(block.data, 0, bytes);
+        td_arena_clear(heap->arena, block.data, bytes);
+    else
+        td_arena_mark(heap->arena, block.data, bytes);
     lock();
-    enter_locked(hold, heap, block.ref, block.data, bytes > 0 ? bytes : 1);
+    enter_locked(hold, heap, block.ref, block.data, bytes);
     heap->hold_count--; /* its own counts now */
     unlock();
     stir();

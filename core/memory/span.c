@@ -82,16 +82,30 @@ uint32_t td__span_fill(td__spans *spans, uint32_t start, uint32_t count)
     return sum;
 }
 
-/* The first granule from `start` on that is (or isn't) committed; `end` when there is none. */
-static uint32_t find_granule(const td__spans *spans, uint32_t start, uint32_t end, bool committed)
+typedef uint64_t *bitmap(const td__spans *spans, uint32_t index);
+
+/* The first granule from `start` on whose bit is set (or isn't); `end` when there is none. */
+static uint32_t find_bit(bitmap *word_at, const td__spans *spans, uint32_t start, uint32_t end, bool set)
 {
     for (uint32_t i = start; i < end; i = next_word(i)) {
-        uint64_t word = *bits_at(spans, i);
-        uint64_t hits = (committed ? word : ~word) & mask_from(i, end);
+        uint64_t word = *word_at(spans, i);
+        uint64_t hits = (set ? word : ~word) & mask_from(i, end);
         if (hits != 0)
             return (i & ~63u) + (uint32_t)__builtin_ctzll(hits);
     }
     return end;
+}
+
+static uint32_t find_granule(const td__spans *spans, uint32_t start, uint32_t end, bool committed)
+{
+    return find_bit(bits_at, spans, start, end, committed);
+}
+
+bool td__span_find_filled(const td__spans *spans, uint32_t *start, uint32_t end, uint32_t *stop)
+{
+    *start = find_bit(filled_at, spans, *start, end, true);
+    *stop = find_bit(filled_at, spans, *start, end, false);
+    return *start < end;
 }
 
 static void mark_granules(td__spans *spans, uint32_t start, uint32_t end, bool committed)

@@ -80,6 +80,9 @@ uint64_t td__span_trim(td__spans *spans, uint64_t keep);
 /* Committed granules in [start, start + count) are about to be filled: how many of them were not before. */
 uint32_t td__span_fill(td__spans *spans, uint32_t start, uint32_t count);
 
+/* The first of the granules in [*start, end) that were filled: from *start to *stop. False: there is none. */
+bool td__span_find_filled(const td__spans *spans, uint32_t *start, uint32_t end, uint32_t *stop);
+
 /* Committed granules in [start, start + count). */
 uint32_t td__span_committed(const td__spans *spans, uint32_t start, uint32_t count);
 

@@ -92,6 +92,56 @@ TD_TEST(random_blocks_hold_what_they_were_filled_with)
     free(source);
 }
 
+static bool is_zero(const unsigned char *data, uint64_t bytes)
+{
+    return bytes == 0 || (data[0] == 0 && memcmp(data, data + 1, bytes - 1) == 0);
+}
+
+/* Blocks that were written to come back, in other pieces, and in pages that were released meanwhile. */
+TD_TEST(what_is_cleared_is_zeros_whatever_it_was)
+{
+    enum { BLOCKS = 24 };
+    const td_arena_config config = {.warm_bytes = 8 * MB};
+    struct td_block blocks[BLOCKS] = {{0}};
+    uint64_t random = test_seed;
+    td_arena *arena;
+    REQUIRE_OK(td_arena_new("clear", RANGE, &config, &arena));
+    for (uint64_t round = 0; round < test_rounds(3000); round++) {
+        struct td_block *block = &blocks[test_random_below(&random, BLOCKS)];
+        const uint64_t limit = test_random_below(&random, 4) == 0 ? MB : 60000;
+        const uint64_t bytes = 1 + test_random_below(&random, limit);
+        if (block->ref != 0)
+            CHECK_OK(td_arena_free(arena, block->ref));
+        if (test_random_below(&random, 50) == 0)
+            td_arena_trim(arena, 0);
+        REQUIRE_OK(td_arena_alloc(arena, bytes, block));
+        if (test_random_below(&random, 3) == 0) {
+            td_arena_mark(arena, block->data, bytes);
+        } else {
+            td_arena_clear(arena, block->data, bytes);
+            CHECK(is_zero(block->data, bytes));
+        }
+        memset(block->data, 0xa5, bytes);
+    }
+    CHECK_OK(td_arena_validate(arena));
+    td_arena_unref(arena);
+}
+
+TD_TEST(fresh_pages_are_not_cleared_again)
+{
+    td_arena *arena;
+    struct td_block block;
+    struct rusage before, after;
+    REQUIRE_OK(td_arena_new("clear", RANGE, NULL, &arena));
+    REQUIRE_OK(td_arena_alloc(arena, 32 * MB, &block));
+    getrusage(RUSAGE_SELF, &before);
+    td_arena_clear(arena, block.data, 32 * MB);
+    getrusage(RUSAGE_SELF, &after);
+    CHECK_LT(after.ru_minflt - before.ru_minflt, 200);
+    CHECK(is_zero(block.data, 32 * MB));
+    td_arena_unref(arena);
+}
+
 TD_TEST(a_limit_of_file_sizes_that_came_later_does_not_matter)
 {
     td_arena *arena;
