@@ -75,6 +75,27 @@ static PyObject *segment_new(PyObject *module, td_named *named)
     return pair;
 }
 
+/* Makes a segment of so many bytes, or attaches to one: 0. */
+static PyObject *open_segment(PyObject *module, PyObject *name, uint64_t bytes, bool track)
+{
+    const char *text = name_of(name);
+    if (text == NULL)
+        return NULL;
+    td_named *named;
+    td_status status;
+    do {
+        int error;
+        Py_BEGIN_ALLOW_THREADS;
+        status = bytes != 0 ? td_named_create(text, bytes, track, &named) : td_named_attach(text, &named);
+        error = errno;
+        Py_END_ALLOW_THREADS;
+        errno = error;
+    } while (status == TD_EINTR && PyErr_CheckSignals() == 0);
+    if (status == TD_OK)
+        return segment_new(module, named);
+    return status == TD_EINTR ? NULL : raise(status, name);
+}
+
 PyDoc_STRVAR(create_doc, "segment_create(name, size, track, /)\n--\n\n"
                          "Makes a segment of shared memory: it, and its memory.");
 
@@ -85,44 +106,17 @@ static PyObject *segment_create(PyObject *module, PyObject *args)
     int track;
     if (!PyArg_ParseTuple(args, "Unp:segment_create", &name, &bytes, &track))
         return NULL;
-    const char *text = name_of(name);
-    if (text == NULL)
-        return NULL;
-    td_named *named;
-    td_status status;
-    do {
-        int error;
-        Py_BEGIN_ALLOW_THREADS;
-        status = td_named_create(text, (uint64_t)bytes, track, &named);
-        error = errno;
-        Py_END_ALLOW_THREADS;
-        errno = error;
-    } while (status == TD_EINTR && PyErr_CheckSignals() == 0);
-    if (status == TD_OK)
-        return segment_new(module, named);
-    return status == TD_EINTR ? NULL : raise(status, name);
+    if (bytes > 0)
+        return open_segment(module, name, (uint64_t)bytes, track != 0);
+    errno = EINVAL;
+    return raise(TD_EOS, name);
 }
 
 PyDoc_STRVAR(attach_doc, "segment_attach(name, /)\n--\n\nThe segment of that name, and its memory.");
 
 static PyObject *segment_attach(PyObject *module, PyObject *name)
 {
-    const char *text = name_of(name);
-    if (text == NULL)
-        return NULL;
-    td_named *named;
-    td_status status;
-    do {
-        int error;
-        Py_BEGIN_ALLOW_THREADS;
-        status = td_named_attach(text, &named);
-        error = errno;
-        Py_END_ALLOW_THREADS;
-        errno = error;
-    } while (status == TD_EINTR && PyErr_CheckSignals() == 0);
-    if (status == TD_OK)
-        return segment_new(module, named);
-    return status == TD_EINTR ? NULL : raise(status, name);
+    return open_segment(module, name, 0, false);
 }
 
 /* ---- The memory ---- */
