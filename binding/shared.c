@@ -158,19 +158,19 @@ static PyObject *shared_extent(PyObject *Py_UNUSED(module), PyObject *object)
     Py_buffer view;
     if (PyObject_GetBuffer(object, &view, PyBUF_FULL_RO) < 0)
         return NULL;
-    uintptr_t low = (uintptr_t)view.buf, end = low + (uintptr_t)view.itemsize;
-    bool empty = view.len == 0;
-    for (int i = 0; !empty && view.strides != NULL && i < view.ndim; i++) {
-        const intptr_t reach = (view.shape[i] - 1) * view.strides[i];
-        if (reach < 0)
-            low -= (uintptr_t)-reach;
-        else
-            end += (uintptr_t)reach;
-    }
-    const bool indirect = view.suboffsets != NULL;
     const uintptr_t first = (uintptr_t)view.buf;
+    uintptr_t low = first, end = first + (uintptr_t)view.itemsize;
+    bool found = view.len != 0 && view.suboffsets == NULL;
+    for (int i = 0; found && view.strides != NULL && i < view.ndim; i++) {
+        intptr_t reach;
+        uintptr_t *side;
+        found = !__builtin_mul_overflow(view.shape[i] - 1, view.strides[i], &reach);
+        side = reach < 0 ? &low : &end;
+        found = found && !(reach < 0 ? __builtin_sub_overflow(*side, 0 - (uintptr_t)reach, side)
+                                     : __builtin_add_overflow(*side, (uintptr_t)reach, side));
+    }
     PyBuffer_Release(&view);
-    if (empty || indirect)
+    if (!found)
         Py_RETURN_NONE;
     return Py_BuildValue("(KKK)", (unsigned long long)low, (unsigned long long)(end - low),
                          (unsigned long long)(first - low));
