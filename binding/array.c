@@ -228,8 +228,9 @@ static enum tb_outcome write_vector(struct tb_writer *w, PyObject *value)
         return TB_NOT_COMPACT;
     if ((uint64_t)(w->end - w->at) < TB_VECTOR_HEAD + (uint64_t)array->nd * 8)
         return TB_NO_FIT;
-    const uint8_t order = (array->flags & FLAG_C_CONTIGUOUS) != 0 ? 0 : TB_VECTOR_FORTRAN;
-    const uint8_t head[4] = {TB_VECTOR, (uint8_t)array->descr->type_num, (uint8_t)array->nd, order};
+    const bool is_fortran = (array->flags & FLAG_C_CONTIGUOUS) == 0;
+    const uint8_t flags = is_fortran ? (uint8_t)TB_VECTOR_FORTRAN : 0;
+    const uint8_t head[4] = {TB_VECTOR, (uint8_t)array->descr->type_num, (uint8_t)array->nd, flags};
     const uint32_t number = (uint32_t)PyList_GET_SIZE(*buffers) - 1;
     put(w, head, sizeof head);
     put(w, &number, sizeof number);
