@@ -204,7 +204,7 @@ TD_TEST(a_forked_child_reads_and_unrefs_whoever_holds_the_lock)
     REQUIRE_OK(td_arena_alloc(h.arena, 1000, &block));
     memset(block.data, 5, 1000);
     REQUIRE(pthread_create(&thread, NULL, allocate_on, &h) == 0);
-    for (uint64_t i = 0; i < test_rounds(50); i++) {
+    for (uint64_t i = 0; i < test_forks_beside_work(50); i++) {
         pid_t pid = fork();
         REQUIRE(pid >= 0);
         if (pid == 0) {

@@ -439,7 +439,7 @@ TD_TEST(what_threads_write_during_a_fork_is_not_lost)
     td_atomic_store_relaxed(&words[0], 0);
     td_atomic_store_relaxed(&words[1], 0);
     REQUIRE(pthread_create(&thread, NULL, write_until_told, words) == 0);
-    for (uint64_t i = 0; i < test_rounds(50); i++) {
+    for (uint64_t i = 0; i < test_forks_beside_work(50); i++) {
         const pid_t child = fork();
         REQUIRE(child >= 0);
         if (child == 0)
