@@ -66,10 +66,8 @@ static bool is_plain(const struct tb_codec *codec, PyObject *value)
            item_bytes(array->descr->type_num) != 0 && is_own_descr(&codec->numpy, array->descr);
 }
 
-/* The bytes around `start` that items can be in: [start - before, start + behind). False when there is none, or too
- * many to count. */
-static bool reach(int nd, const Py_ssize_t *dimensions, const Py_ssize_t *strides, unsigned item,
-                  uint64_t *before, uint64_t *behind)
+bool tb_reach(int nd, const Py_ssize_t *dimensions, const Py_ssize_t *strides, uint64_t item, uint64_t *before,
+              uint64_t *behind)
 {
     uint64_t low = 0, high = item;
     for (int i = 0; i < nd; i++) {
@@ -139,8 +137,8 @@ static void put_array(struct tb_writer *w, const struct array_head *array, bool 
 static enum tb_outcome write_shared(struct tb_writer *w, const struct array_head *array)
 {
     uint64_t before, behind;
-    if (!reach(array->nd, array->dimensions, array->strides, item_bytes(array->descr->type_num), &before,
-               &behind))
+    if (!tb_reach(array->nd, array->dimensions, array->strides, item_bytes(array->descr->type_num), &before,
+                  &behind))
         return TB_NOT_COMPACT;
     const bool dense = is_dense(array);
     if ((uint64_t)(w->end - w->at) < written_bytes(array, dense))
@@ -305,7 +303,7 @@ PyObject *tb_make_array(struct tb_codec *codec, const struct tb_item *item)
         memcpy(strides, at + (size_t)nd * 8, (size_t)nd * 8);
     else
         sound = sound && dense_strides(nd, dimensions, bytes, strides);
-    if (!sound || !reach(nd, dimensions, strides, bytes, &before, &behind) || before > start ||
+    if (!sound || !tb_reach(nd, dimensions, strides, bytes, &before, &behind) || before > start ||
         start > share.bytes || behind > share.bytes - start) {
         tb_codec_corrupt(codec, "an array reaches beyond its memory");
         return NULL;

@@ -12,6 +12,11 @@ struct tb_sharing {
     PyObject **buffers;     /* not NULL: the others, instead, become buffers of this list (NULL: no list yet) */
 };
 
+/* The bytes around the first item that items can be in: [first - before, first + behind). False when there is none, or
+ * too many to count. */
+bool tb_reach(int nd, const Py_ssize_t *dimensions, const Py_ssize_t *strides, uint64_t item, uint64_t *before,
+              uint64_t *behind);
+
 /* TB_NOT_COMPACT: it is no array, not one of numbers, does not lie where the writer wants it; or, of the others, it is
  * small, not contiguous, or somebody has said how it is pickled. */
 enum tb_outcome tb_write_array(struct tb_writer *w, PyObject *value);

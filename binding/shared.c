@@ -7,6 +7,7 @@
 
 #include <unistd.h>
 
+#include "array.h"
 #include "codec_internal.h"
 #include "module.h"
 
@@ -159,21 +160,16 @@ static PyObject *shared_extent(PyObject *Py_UNUSED(module), PyObject *object)
     if (PyObject_GetBuffer(object, &view, PyBUF_FULL_RO) < 0)
         return NULL;
     const uintptr_t first = (uintptr_t)view.buf;
-    uintptr_t low = first, end = first + (uintptr_t)view.itemsize;
-    bool found = view.len != 0 && view.suboffsets == NULL;
-    for (int i = 0; found && view.strides != NULL && i < view.ndim; i++) {
-        intptr_t reach;
-        uintptr_t *side;
-        found = !__builtin_mul_overflow(view.shape[i] - 1, view.strides[i], &reach);
-        side = reach < 0 ? &low : &end;
-        found = found && !(reach < 0 ? __builtin_sub_overflow(*side, 0 - (uintptr_t)reach, side)
-                                     : __builtin_add_overflow(*side, (uintptr_t)reach, side));
-    }
+    uint64_t before = 0, behind = 0;
+    const bool found = view.len != 0 && view.suboffsets == NULL &&
+                       tb_reach(view.strides != NULL ? view.ndim : 0, view.shape, view.strides,
+                                (uint64_t)view.itemsize, &before, &behind) &&
+                       before <= first && behind <= UINTPTR_MAX - first;
     PyBuffer_Release(&view);
     if (!found)
         Py_RETURN_NONE;
-    return Py_BuildValue("(KKK)", (unsigned long long)low, (unsigned long long)(end - low),
-                         (unsigned long long)(first - low));
+    return Py_BuildValue("(KKK)", (unsigned long long)(first - before), (unsigned long long)(before + behind),
+                         (unsigned long long)before);
 }
 
 static PyObject *shared_info(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused))
