@@ -209,8 +209,9 @@ import ctypes
 import numpy as np
 from treadle import ProcessPoolExecutor
 
-BYTES = 8 << 20
+BYTES = 4 << 20
 kept = []
+results = []  # they hold their blocks: room for a copy is looked for, whatever was given back since the one before
 
 def make(keep):
     array = np.empty(BYTES, "u1")
@@ -224,16 +225,19 @@ def forget():
 
 def attempt(keep):
     try:
-        return str((pool.submit(make, keep).result()[::4096].max()))
+        results.append(pool.submit(make, keep).result())
+        return str(results[-1][::4096].max())
     except MemoryError as error:
         return type(error).__name__
 
 with ProcessPoolExecutor(1) as pool:
     while pool.stats()["bytes_moved"] == 0:
         attempt(False)
+        results.clear()
     found = [attempt(True)]
-    while found[-1] != "NoRoom":
+    while found[-1].isdigit():
         found.append(attempt(True))
+    results.clear()
     pool.submit(forget).result()
     print(found == [*map(str, range(len(found) - 1)), "NoRoom"], attempt(False))
 """
