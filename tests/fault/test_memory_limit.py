@@ -227,19 +227,19 @@ def attempt(keep):
     try:
         results.append(pool.submit(make, keep).result())
         return str(results[-1][::4096].max())
-    except MemoryError as error:
-        return type(error).__name__
+    except MemoryError:
+        return "refused"
 
 with ProcessPoolExecutor(1) as pool:
     while pool.stats()["bytes_moved"] == 0:
         attempt(False)
         results.clear()
     found = [attempt(True)]
-    while found[-1].isdigit():
+    while found[-1] != "refused":
         found.append(attempt(True))
     results.clear()
     pool.submit(forget).result()
-    print(found == [*map(str, range(len(found) - 1)), "NoRoom"], attempt(False))
+    print(found == [*map(str, range(len(found) - 1)), "refused"], attempt(False))
 """
 
 
