@@ -7,6 +7,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # as typing has it, whose import takes 5 ms
 if TYPE_CHECKING:
+    from . import joblib as joblib
     from . import shared as shared
     from ._broadcast import Broadcast as Broadcast
     from ._broadcast import broadcast as broadcast
@@ -111,7 +112,7 @@ _HOME = {
     "wait": "_futures",
 }
 
-_MODULES = ("shared",)
+_MODULES = ("joblib", "shared")
 
 __all__ = [
     "ALL_COMPLETED",
@@ -141,6 +142,7 @@ __all__ = [
     "WorkerDied",
     "as_completed",
     "broadcast",
+    "joblib",
     "shared",
     "wait",
 ]
