@@ -28,13 +28,17 @@ def capture(
     main: dict[str, str] | None,
     output: object,
     imports: list[str] | None,
+    added: dict[str, str] | None = None,
 ) -> bytes:
-    """The bytes of a context: how the workers should find this process, and what they need besides."""
+    """The bytes of a context: how the workers should find this process, and what they need besides.
+
+    `added` is what their environment has more than this process's.
+    """
     context: dict[str, Any] = {
         "path": search_path(),
         "argv": [str(argument) for argument in getattr(sys, "argv", [])],
         "umask": current_umask(),
-        "environ": {**users_environment(), THREADS: str(threads)},
+        "environ": {**users_environment(), THREADS: str(threads), **(added or {})},
         "filters": [_zygote.described(item) for item in warnings.filters],
         "name": NAME,
         "parent_pid": os.getpid(),

@@ -18,15 +18,23 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from ._engine import SharedBlock
+    from .joblib._arguments import Interner
 
 
 class _Names(_local):
     """The blocks that this thread's dump has named; None: it must not name any."""
 
     blocks: list[SharedBlock] | None = None
+    interner: Interner | None = None
+    """Copies large arrays into shared memory, where a dump may name blocks."""
 
 
 _names = _Names()
+
+
+def intern_with(interner: Interner | None) -> None:
+    """From now on, what this thread dumps for tasks has its large arrays copied by this."""
+    _names.interner = interner
 
 
 class naming:
@@ -105,7 +113,12 @@ def reduce_array(array: Any) -> Any:
     extent = None if array.dtype.hasobject else _array_extent(array)
     block = _find(extent)
     if block is None or extent is None:
-        return array.__reduce_ex__(5)
+        interner = _names.interner
+        copy = interner.copy_of(array) if interner is not None else None
+        if interner is None or copy is None:
+            return array.__reduce_ex__(5)
+        name, start, shape, strides, dtype, _ = reduce_array(copy)[1]
+        return attach_copy, (name, start, shape, strides, dtype, interner.mode)
     start = extent[0] + extent[2] - block.address
     return attach_array, (block.name(), start, array.shape, array.strides, array.dtype, array.flags.writeable)
 
@@ -121,6 +134,14 @@ def attach_array(
     if not writeable:
         array.flags.writeable = False
     return array
+
+
+def attach_copy(
+    name: bytes, start: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: Any, mode: str
+) -> Any:
+    """What was copied for its size: "r" read-only, "r+" shared by those who have it, "c" a copy of one's own."""
+    array = attach_array(name, start, shape, strides, dtype, mode == "r+")
+    return array.copy("K") if mode == "c" else array
 
 
 # --- memoryviews

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ._memory import register_store_backend as register_store_backend
     from ._parallel import Parallel as Parallel
     from ._register import register as register
+    from ._register import unregister as unregister
     from ._wrapping import wrap_non_picklable_objects as wrap_non_picklable_objects
 
 # Public name -> the submodule that it comes from.
@@ -54,6 +55,7 @@ _HOME = {
     "register_compressor": "_dump",
     "register_parallel_backend": "_config",
     "register_store_backend": "_memory",
+    "unregister": "_register",
     "wrap_non_picklable_objects": "_wrapping",
 }
 
@@ -78,6 +80,7 @@ __all__ = [
     "register_compressor",
     "register_parallel_backend",
     "register_store_backend",
+    "unregister",
     "wrap_non_picklable_objects",
 ]
 

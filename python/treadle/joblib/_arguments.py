@@ -1,0 +1,81 @@
+"""Large arrays among the arguments: copied into shared memory once for each call of `Parallel`, and passed by name.
+
+It is what joblib's `max_nbytes` and `mmap_mode` are for; there is no file and no folder. An array is recognised by its
+identity while it lives. Arrays that are in shared memory already, and memory maps, travel as they always do.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+MODES = {"r": "r", "r+": "r+", "w+": "r+", "c": "c"}
+
+
+def bytes_of(text: str) -> int:
+    """The bytes in a text like "1M".
+
+    Raises:
+        ValueError: it is not like that.
+    """
+    try:
+        return int(UNITS[text[-1:]] * float(text[:-1]))
+    except (KeyError, ValueError):
+        raise ValueError(
+            f"Invalid literal for size give: {text} (type {type(text)}) should be alike '10G', '500M', '50K'."
+        ) from None
+
+
+class Interner:
+    """The shared copies of one call's arrays. Entered around each submit."""
+
+    def __init__(self, min_bytes: int, mode: str) -> None:
+        if mode not in MODES:
+            raise ValueError(f"mmap_mode must be one of {list(MODES)} or None, not {mode!r}")
+        self.min_bytes = min_bytes
+        self.mode = MODES[mode]
+        self._copies: dict[int, tuple[weakref.ref[Any], Any]] = {}
+        self._lock = threading.Lock()
+
+    def copy_of(self, array: Any) -> Any:
+        """The shared copy of an array, or None where it travels by value: it is small, or there is no room."""
+        if array.nbytes < self.min_bytes or array.dtype.hasobject:
+            return None
+        known = self._copies.get(id(array))
+        if known is not None and known[0]() is array:
+            return known[1]
+        from .. import shared
+
+        try:
+            copy = shared.copy(array)
+        except MemoryError:
+            return None
+        copies, key = self._copies, id(array)
+
+        def forget(reference: weakref.ref[Any]) -> None:
+            if key in copies and copies[key][0] is reference:
+                del copies[key]
+
+        self._copies[key] = (weakref.ref(array, forget), copy)
+        return copy
+
+    def __enter__(self) -> Interner:
+        from .. import _sharing
+
+        if "numpy" in sys.modules:
+            from .. import shared as shared  # from here on arrays are recognised
+        _sharing.intern_with(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        from .. import _sharing
+
+        _sharing.intern_with(None)
