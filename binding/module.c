@@ -7,6 +7,7 @@
  * Tests  tests/unit/test_engine_module.py */
 #include "module.h"
 
+#include "cache.h"
 #include "executor.h"
 #include "future.h"
 #include "group.h"
@@ -99,7 +100,7 @@ static int module_exec(PyObject *module)
         return -1;
     if (tb_dispatch_init(module) < 0 || tb_threads_init(module) < 0 || tb_named_init(module, state) < 0)
         return -1;
-    if (tb_sync_init(module) < 0)
+    if (tb_sync_init(module) < 0 || tb_cache_init(module) < 0)
         return -1;
     return tb_info_init(module);
 }
@@ -114,6 +115,9 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->completed_type);
     Py_VISIT(state->segment_type);
     Py_VISIT(state->mapping_type);
+    Py_VISIT(state->entry_type);
+    Py_VISIT(state->part_type);
+    Py_VISIT(state->pages_type);
     Py_VISIT(state->future_type);
     Py_VISIT(state->timing_type);
     Py_VISIT(state->futures_base);
@@ -133,6 +137,9 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->completed_type);
     Py_CLEAR(state->segment_type);
     Py_CLEAR(state->mapping_type);
+    Py_CLEAR(state->entry_type);
+    Py_CLEAR(state->part_type);
+    Py_CLEAR(state->pages_type);
     Py_CLEAR(state->future_type);
     Py_CLEAR(state->timing_type);
     Py_CLEAR(state->futures_base);

@@ -21,6 +21,9 @@ struct tb_state {
     PyTypeObject *completed_type; /* group.c: the iterator of as_completed */
     PyTypeObject *segment_type;   /* named.c */
     PyTypeObject *mapping_type;   /* named.c: the memory of one */
+    PyTypeObject *entry_type;     /* cache.c */
+    PyTypeObject *part_type;      /* cache.c */
+    PyTypeObject *pages_type;     /* cache.c: the memory of an entry */
 
     /* Made by tb_load_future, at the first use of Future, wait or as_completed: concurrent.futures is slow to
      * import, and `import treadle` must not. */

@@ -47,7 +47,12 @@ extern "C" {
     X(TD_EDEADLOCK, -19, "this thread holds the lock already, and would wait for itself", "RuntimeError")      \
     X(TD_EBARRIER, -20,                                                                                        \
       "the barrier is broken: a party died or ran into its timeout, or abort() or reset() was called",         \
-      "BrokenBarrier")
+      "BrokenBarrier")                                                                                         \
+    X(TD_ECORRUPT, -21, "the entry was torn or changed on the disk", "CorruptEntry")                           \
+    X(TD_EFOREIGN, -22,                                                                                        \
+      "another user can write to this folder, and what is in it would be unpickled: take the right away "      \
+      "(chmod go-w), or say that it is shared",                                                                \
+      "PermissionError")
 
 typedef enum td_status {
 #define TD_STATUS_ENUM_(name, value, text, exception) name = value,

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
         CorruptData as CorruptData,
     )
     from ._errors import (
+        CorruptEntry as CorruptEntry,
+    )
+    from ._errors import (
         ForkedPool as ForkedPool,
     )
     from ._errors import (
@@ -87,6 +90,7 @@ _HOME = {
     "Broadcast": "_broadcast",
     "BrokenBarrier": "_errors",
     "CorruptData": "_errors",
+    "CorruptEntry": "_errors",
     "FIRST_COMPLETED": "_futures",
     "FIRST_EXCEPTION": "_futures",
     "ForkedPool": "_errors",
@@ -122,6 +126,7 @@ __all__ = [
     "Broadcast",
     "BrokenBarrier",
     "CorruptData",
+    "CorruptEntry",
     "ForkedPool",
     "Future",
     "LockHolderDied",

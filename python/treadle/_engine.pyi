@@ -2,11 +2,11 @@
 
 import concurrent.futures
 from _socket import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple, NoReturn, ParamSpec, Self, TypedDict, TypeVar, final, type_check_only
+from typing import Any, Final, NamedTuple, NoReturn, ParamSpec, Self, TypedDict, TypeVar, final, type_check_only
 
-from typing_extensions import disjoint_base
+from typing_extensions import Buffer, disjoint_base
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -198,6 +198,133 @@ def segments_guardian(program: str, /) -> None: ...
 def segments_problem() -> int: ...
 def segments_guarded() -> bool: ...
 def segments_sweep(clean: bool = False, /) -> list[tuple[str, int, bool, bool]]: ...
+
+# --- the store on disk (cache.c; core/cache/store.h)
+
+LANDED: Final = 0
+LEADER: Final = 1
+CYCLE: Final = 2
+NOLOCKS: Final = 3
+
+@final
+class Entry:
+    """An entry of a Store, as it was got: it stays good when it is evicted, replaced, or its store is closed."""
+
+    @property
+    def parts(self) -> tuple[memoryview, ...]:
+        """What put() was given, as bytes; each begins at a multiple of 64 bytes. Any view of one keeps all of them."""
+    @property
+    def kind(self) -> str: ...
+    @property
+    def nbytes(self) -> int:
+        """Of the file."""
+    @property
+    def created_ns(self) -> int: ...
+    @property
+    def stamp(self) -> int:
+        """Tells it from what else is, or will be, under its key; never 0. For `enter(stale=...)`."""
+
+@final
+class Store:
+    """A content-addressed store in a folder, which is made where it is missing (0700), its parents too.
+
+    Any thread may call anything; all stores of a process in one folder, and a forked child's, work together.
+
+    Args:
+        cap_bytes: beyond it the least recently used entries go, a tenth of the cap at a time. None or 0: no cap.
+        durable: an entry is on the disk, by fsync, when put() returns.
+        verify: "full": each entry is checked at this process's first use of it (small ones always); "header": its head.
+        shared: other users may write there too, and what they put is trusted. Else such a folder is refused.
+        locks: False acts as on a file system without locks.
+
+    Raises:
+        PermissionError: another user owns the folder, or can write to it.
+        OSError: it is not there and can't be made. One that can't be written to is opened for reading.
+    """
+
+    def __new__(
+        cls,
+        path: str,
+        /,
+        *,
+        cap_bytes: int | None = None,
+        durable: bool = False,
+        verify: str = "full",
+        shared: bool = False,
+        locks: bool = True,
+    ) -> Store: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def readonly(self) -> bool:
+        """put() would raise OSError (EROFS, EACCES). Hits work."""
+    @property
+    def locks(self) -> bool:
+        """False: the file system has no locks, as far as was seen, or the folder is read-only."""
+    def get(self, key: bytes, mode: str | None = None, /) -> Entry | None:
+        """The entry of a key of 1 to 32 bytes; None: there is none.
+
+        Args:
+            key: What it was put under.
+            mode: None: the parts are memory of the caller's own, writable: a copy, that no later change of the file
+                reaches. "r": read-only, and mapped where that pays. "c": mapped and writable; a page that is written to
+                is copied, and nobody else sees it. Each call gives new ones.
+
+        Raises:
+            CorruptEntry: it was torn or changed. It is removed, so that the next get() finds none.
+            OSError: it can't be read.
+        """
+    def put(self, key: bytes, parts: Sequence[Buffer], kind: str = "", /) -> int:
+        """Writes an entry, or replaces one: others see it whole or not at all. The bytes of its file.
+
+        Args:
+            key: 1 to 32 bytes.
+            parts: contiguous buffers, up to a million.
+            kind: what wrote it, up to 16 bytes: for people who list the store.
+
+        Raises:
+            OSError: there is no room (ENOSPC, EDQUOT; nothing is left behind), the folder is read-only, ...
+        """
+    def drop(self, key: bytes, /) -> bool: ...
+    def enter(self, key: bytes, /, timeout: float | None = None, *, stale: int = 0, owner: int = 0) -> int:
+        """Asks to compute what is under a key, after get() found nothing.
+
+        Waits while somebody else does, in whatever thread or process, with the GIL released; a signal's handler runs
+        meanwhile, and what it raises ends the wait.
+
+        LANDED: the entry is there now: get it (None again: it was evicted; enter again).
+        LEADER: compute it, put it, and leave() in any case. Nobody has put it since: that was looked at.
+        NOLOCKS: as LEADER, leave() too, but other processes may compute it as well.
+        CYCLE: compute it without leave(): who asks computes it already, or waiting would be a cycle of waits.
+
+        A leader that dies is followed by one of those who wait.
+
+        Args:
+            key: 1 to 32 bytes.
+            timeout: seconds; None: for as long as it takes.
+            stale: the `stamp` of an entry that get() found and that is of no use: only another one has landed.
+            owner: who asks, any number but 0, for those who may leave() in another thread, such as an asyncio task;
+                0 is this thread. One owner waits for one key at a time.
+
+        Raises:
+            TimeoutError: it is still being computed after so many seconds.
+        """
+    def leave(self, key: bytes, /, *, owner: int = 0) -> bool:
+        """Ends what enter() began, whether it was put or not: who waits gets the entry, or leads.
+
+        False: it was not led, as in a child that was forked meanwhile.
+        """
+    def entries(self) -> list[tuple[bytes, int, int, int]]:
+        """(key, bytes of the file, created, used) of each, in no order; times in ns since 1970, used to a second."""
+    def prune(
+        self, *, bytes: int | None = None, items: int | None = None, age_s: float | None = None
+    ) -> tuple[int, int]:
+        """Removes the least recently used entries until the rest is within the limits, and what killed writers left.
+
+        How many went, and their bytes.
+        """
+    def verify(self, *, remove: bool = False) -> tuple[int, list[bytes]]:
+        """Reads every byte of every entry: how many there are, and the keys of those that are torn or changed."""
 
 # --- functions that travel by value (watch.c)
 

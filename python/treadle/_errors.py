@@ -77,6 +77,12 @@ class CorruptData(TreadleError, RuntimeError):
     __module__ = "treadle"
 
 
+class CorruptEntry(CorruptData):
+    """An entry of a cache that was torn, or changed on the disk; it is removed. A `RuntimeError`."""
+
+    __module__ = "treadle"
+
+
 class LockHolderDied(TreadleError, RuntimeError):
     """Who held a `treadle.shared.Lock` ended without releasing it. A `RuntimeError`.
 
@@ -188,6 +194,13 @@ def lock_holder_died(in_with: bool) -> BaseException:
     return LockHolderDied(
         "the process or thread that held this lock ended without releasing it, and what the lock protects may be half "
         "done. This thread holds it now: look after that, and release()"
+    )
+
+
+def corrupt_entry(path: str, key: bytes) -> BaseException:
+    """The error of getting an entry that failed its checks."""
+    return CorruptEntry(
+        f"the entry {key.hex()} of the cache in {path!r} was torn, or changed on the disk, and is removed"
     )
 
 
