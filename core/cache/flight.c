@@ -107,12 +107,17 @@ static void settle_locked(struct td_folder *folder, struct td_flight *flight)
 }
 
 /* Those of other threads, in a forked child, are not there. */
-void td__flights_forget_locked(struct td_folder *folder)
+uint32_t td__flights_forget_locked(struct td_folder *folder)
 {
+    uint32_t asking = 0;
     for (size_t i = 0; i < TD_FLIGHT_BUCKETS; i++)
-        for (td_list *node; (node = td_list_take_front(&folder->flights[i])) != NULL;)
-            free(TD_LIST_ENTRY(node, struct td_flight, link));
+        for (td_list *node; (node = td_list_take_front(&folder->flights[i])) != NULL;) {
+            struct td_flight *flight = TD_LIST_ENTRY(node, struct td_flight, link);
+            asking += flight->asking;
+            free(flight);
+        }
     td_list_init(&folder->waits);
+    return asking;
 }
 
 /* ---- The lock ------------------------------------------------------------------------------------------ */

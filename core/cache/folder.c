@@ -8,7 +8,8 @@
  *                processes meet in the locks.
  *             F2 a forked child closes its copy of the description before anything else is done there, so that it keeps
  *                no lock alive whose holder dies; it holds none, leads nothing, and opens the state anew at need.
- *             F3 whoever could put a file there could have it unpickled: so the folder is this user's, and nobody
+ *             F3 a folder that is removed while it is open is made again by the next put, under the same descriptors.
+ *             F4 whoever could put a file there could have it unpickled: so the folder is this user's, and nobody
  *                else's to write, unless the caller says otherwise. From then on it is known by descriptor.
  * Crash       the kernel ends the locks; td__sweep removes unfinished files.
  * Tests       tests/cache/test_folder.c */
@@ -152,7 +153,7 @@ static void after_fork_in_child(void)
             close(folder->state_fd); /* F2 */
         folder->state_fd = -1;
         pthread_mutex_init(&folder->lock, NULL);
-        td__flights_forget_locked(folder);
+        td_atomic_fetch_sub_relaxed(&folder->refs, td__flights_forget_locked(folder));
         td_atomic_store_relaxed(&folder->unsaved_bytes, 0);
     }
     pthread_mutex_init(&folders_lock, NULL);
@@ -180,12 +181,13 @@ static void folder_free(struct td_folder *folder)
     int64_t total;
     (void)td__total_save(folder, &total);
     pthread_mutex_lock(&folder->lock);
-    td__flights_forget_locked(folder);
+    (void)td__flights_forget_locked(folder);
     pthread_mutex_unlock(&folder->lock);
     if (folder->state_fd >= 0)
         close(folder->state_fd);
     if (folder->fd >= 0)
         close(folder->fd);
+    free(folder->path);
     free(folder->seen);
     pthread_mutex_destroy(&folder->lock);
     free(folder);
@@ -274,27 +276,77 @@ static td_status open_version(const char *path, bool shared, int *out, int *read
     return status;
 }
 
-static struct td_folder *folder_new(int fd, int readonly, bool shared)
+/* The files that a writer needs. 0, or why it can't write, as errno. */
+static int open_state(int fd, bool shared, int *state_fd)
+{
+    *state_fd = openat(fd, "state", O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, shared ? 0666 : 0600);
+    if (*state_fd < 0)
+        return errno;
+    return mkdirat(fd, "tmp", shared ? 0777 : 0700) < 0 && errno != EEXIST ? errno : 0;
+}
+
+static char *absolute(const char *path)
+{
+    char folder[PATH_MAX], *joined = NULL;
+    if (path[0] == '/')
+        return strdup(path);
+    if (getcwd(folder, sizeof folder) == NULL || asprintf(&joined, "%s/%s", folder, path) < 0)
+        return NULL;
+    return joined;
+}
+
+static struct td_folder *folder_new(const char *path, int fd, int readonly, bool shared)
 {
     struct td_folder *folder = calloc(1, sizeof *folder);
-    if (folder == NULL)
+    char *copy = absolute(path);
+    if (folder == NULL || copy == NULL) {
+        free(folder);
+        free(copy);
         return NULL;
-    *folder = (struct td_folder){.fd = fd, .readonly = readonly, .state_fd = -1};
+    }
+    *folder =
+        (struct td_folder){.path = copy, .shared = shared, .fd = fd, .readonly = readonly, .state_fd = -1};
     td_atomic_init(&folder->refs, 1);
     pthread_mutex_init(&folder->lock, NULL);
     td_list_init(&folder->link);
     td_list_init(&folder->waits);
     for (size_t i = 0; i < TD_FLIGHT_BUCKETS; i++)
         td_list_init(&folder->flights[i]);
-    if (fd < 0)
-        return folder;
-    folder->readonly = 0;
-    folder->state_fd = openat(fd, "state", O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, shared ? 0666 : 0600);
-    if (folder->state_fd < 0)
-        folder->readonly = errno;
-    else if (mkdirat(fd, "tmp", shared ? 0777 : 0700) < 0 && errno != EEXIST)
-        folder->readonly = errno;
+    if (fd >= 0)
+        folder->readonly = open_state(fd, shared, &folder->state_fd);
     return folder;
+}
+
+/* Needs the folder's lock. The descriptors keep their numbers, so that threads may use them meanwhile. */
+static bool revive_locked(struct td_folder *folder)
+{
+    struct stat file;
+    int fd = -1, state_fd = -1, readonly = 0;
+    if (fstat(folder->fd, &file) < 0 || file.st_nlink > 0 || td__folder_state_locked(folder) < 0)
+        return false;
+    if (open_version(folder->path, folder->shared, &fd, &readonly) != TD_OK || fd < 0)
+        return false;
+    const bool revived = open_state(fd, folder->shared, &state_fd) == 0 && fstat(fd, &file) == 0 &&
+                         dup3(state_fd, folder->state_fd, O_CLOEXEC) >= 0 &&
+                         dup3(fd, folder->fd, O_CLOEXEC) >= 0;
+    if (revived) {
+        folder->device = file.st_dev;
+        folder->inode = file.st_ino;
+    }
+    if (state_fd >= 0)
+        close(state_fd);
+    close(fd);
+    return revived;
+}
+
+bool td__folder_revive(struct td_folder *folder)
+{
+    pthread_mutex_lock(&folders_lock);
+    pthread_mutex_lock(&folder->lock);
+    const bool revived = revive_locked(folder);
+    pthread_mutex_unlock(&folder->lock);
+    pthread_mutex_unlock(&folders_lock);
+    return revived;
 }
 
 /* Needs folders_lock. */
@@ -328,7 +380,7 @@ td_status td__folder_open(const char *path, bool shared, struct td_folder **out)
         td__folder_ref(folder); /* F1 */
         close(fd);
     } else {
-        folder = folder_new(fd, readonly, shared);
+        folder = folder_new(path, fd, readonly, shared);
         if (folder != NULL) {
             folder->device = file.st_dev;
             folder->inode = file.st_ino;

@@ -21,6 +21,8 @@ struct td_folder {
     td_atomic_u32 refs; /* stores, and threads that ask for a lock; gone with the last under the list's lock */
     dev_t device;
     ino_t inode;
+    char *path; /* absolute */
+    bool shared;
     int fd;       /* of PATH/store-1; -1: it is not there, and can't be made */
     int readonly; /* errno */
 
@@ -45,6 +47,9 @@ td_status td__folder_open(const char *path, bool shared, struct td_folder **out)
 /* Of one that the caller has a reference to. */
 void td__folder_ref(struct td_folder *folder);
 void td__folder_unref(struct td_folder *folder);
+
+/* After a failure: if the whole folder was removed, it is made again, under the same descriptors. */
+bool td__folder_revive(struct td_folder *folder);
 
 /* The descriptor of the folder's state, whose ranges are the locks; -1: there is none. Needs the lock. */
 int td__folder_state_locked(struct td_folder *folder);
@@ -74,8 +79,9 @@ bool td__lock_is_held(int fd, int64_t at);
 
 /* ---- Beside other files -------------------------------------------------------------------------------- */
 
-/* flight.c: forgets all flights: the folder goes, or this is a forked child. Needs the lock. */
-void td__flights_forget_locked(struct td_folder *folder);
+/* flight.c: forgets all flights: the folder goes, or this is a forked child. How many threads asked for locks, which a
+ * child has not. Needs the lock. */
+uint32_t td__flights_forget_locked(struct td_folder *folder);
 /* total.c: adds to what is known of the folder's size, and makes room where there is too much. */
 void td__total_add(td_store *store, int64_t bytes);
 /* total.c: tells other processes now. True: the total is known, and this is it. */

@@ -216,21 +216,35 @@ static int write_entry(struct writing *writing, const void *head, uint64_t bytes
     return durable ? sync_folder(writing) : 0;
 }
 
+/* 0, or -1 (errno). */
+static int put_once(struct writing *writing, const void *head, uint64_t bytes, const struct td_part *parts,
+                    uint32_t count)
+{
+    if (open_temporary(writing) < 0)
+        return -1;
+    const int done = write_entry(writing, head, bytes, parts, count), error = errno;
+    if (writing->named)
+        (void)unlinkat(writing->store->folder->fd, writing->temporary, 0);
+    close(writing->fd);
+    errno = error;
+    return done;
+}
+
 static td_status put(td_store *store, const struct td_key *key, const void *head, uint64_t bytes,
                      const struct td_part *parts, uint32_t count)
 {
     struct writing writing = {.store = store, .fd = -1};
     td__entry_name(key, writing.name);
-    if (open_temporary(&writing) < 0)
-        return td_status_from_errno(errno) == TD_ENOFD ? TD_ENOFD : TD_EOS;
-    const int done = write_entry(&writing, head, bytes, parts, count);
-    int error = errno;
-    if (writing.named)
-        (void)unlinkat(store->folder->fd, writing.temporary, 0);
-    close(writing.fd);
-    errno = error;
+    int done = put_once(&writing, head, bytes, parts, count);
+    const int error = errno;
+    if (done < 0 && td__folder_revive(store->folder)) {
+        writing.named = false;
+        done = put_once(&writing, head, bytes, parts, count);
+    } else {
+        errno = error;
+    }
     if (done < 0)
-        return TD_EOS;
+        return td_status_from_errno(errno) == TD_ENOFD ? TD_ENOFD : TD_EOS;
     td__total_add(store, (int64_t)bytes - writing.before_bytes);
     return TD_OK;
 }

@@ -200,7 +200,7 @@ def lock_holder_died(in_with: bool) -> BaseException:
 def corrupt_entry(path: str, key: bytes) -> BaseException:
     """The error of getting an entry that failed its checks."""
     return CorruptEntry(
-        f"the entry {key.hex()} of the cache in {path!r} was torn, or changed on the disk, and is removed"
+        f"the entry {key.hex()} of the cache in {path!r} was torn, or changed on the disk: it is not used"
     )
 
 
