@@ -75,13 +75,10 @@ static int read_access(PyObject *mode, enum td_access *access)
     return -1;
 }
 
-static PyObject *store_get(PyObject *self, PyObject *const *args, Py_ssize_t count)
+static PyObject *get(PyObject *self, PyObject *key_object, enum td_access access)
 {
     struct td_key key;
-    enum td_access access;
-    if (count < 1 || count > 2)
-        return PyErr_Format(PyExc_TypeError, "get() takes 1 or 2 arguments (%zd given)", count);
-    if (read_key(args[0], &key) < 0 || read_access(count > 1 ? args[1] : NULL, &access) < 0)
+    if (read_key(key_object, &key) < 0)
         return NULL;
     td_entry *entry = NULL;
     td_status status;
@@ -95,7 +92,20 @@ static PyObject *store_get(PyObject *self, PyObject *const *args, Py_ssize_t cou
         return raise((struct store *)self, status, &key);
     if (entry == NULL)
         Py_RETURN_NONE;
-    return tb_entry_of(tb_state_of_final(self), entry, access == TD_ACCESS_VIEW);
+    return tb_entry_of(tb_state_of_final(self), entry, access == TD_ACCESS_VIEW || access == TD_ACCESS_PEEK);
+}
+
+static PyObject *store_get(PyObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    enum td_access access;
+    if (count < 1 || count > 2)
+        return PyErr_Format(PyExc_TypeError, "get() takes 1 or 2 arguments (%zd given)", count);
+    return read_access(count > 1 ? args[1] : NULL, &access) == 0 ? get(self, args[0], access) : NULL;
+}
+
+static PyObject *store_peek(PyObject *self, PyObject *key)
+{
+    return get(self, key, TD_ACCESS_PEEK);
 }
 
 /* Buffers of a sequence, held. */
@@ -457,6 +467,7 @@ static PyObject *store_locks(PyObject *self, void *Py_UNUSED(closure))
 static PyMethodDef store_methods[] = {
     {"get", (PyCFunction)(void (*)(void))store_get, METH_FASTCALL,
      PyDoc_STR("get($self, key, mode=None, /)\n--\n\nThe entry of that key, or None.")},
+    {"peek", store_peek, METH_O, PyDoc_STR("peek($self, key, /)\n--\n\nThe entry, to look at, or None.")},
     {"put", store_put, METH_VARARGS,
      PyDoc_STR("put($self, key, parts, kind='', /)\n--\n\nWrites an entry; the bytes of its file.")},
     {"drop", store_drop, METH_O, PyDoc_STR("drop($self, key, /)\n--\n\nRemoves an entry; was there one?")},

@@ -152,11 +152,11 @@ static void after_fork_in_child(void)
         if (folder->state_fd >= 0)
             close(folder->state_fd); /* F2 */
         folder->state_fd = -1;
-        pthread_mutex_init(&folder->lock, NULL);
         td_atomic_fetch_sub_relaxed(&folder->refs, td__flights_forget_locked(folder));
         td_atomic_store_relaxed(&folder->unsaved_bytes, 0);
+        pthread_mutex_unlock(&folder->lock);
     }
-    pthread_mutex_init(&folders_lock, NULL);
+    pthread_mutex_unlock(&folders_lock);
 }
 
 static void install_handlers(void)

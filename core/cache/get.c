@@ -229,10 +229,11 @@ static td_status read_small(int fd, const struct stat *file, const struct td_key
 static td_status map_large(const struct reading *reading, enum td_access access, void **base)
 {
     const size_t bytes = (size_t)reading->file.st_size;
-    const int shown = access == TD_ACCESS_VIEW ? PROT_READ : PROT_READ | PROT_WRITE;
-    const int flags = access == TD_ACCESS_COPY   ? MAP_PRIVATE | MAP_ANONYMOUS
-                      : access == TD_ACCESS_VIEW ? MAP_SHARED
-                                                 : MAP_PRIVATE | MAP_NORESERVE;
+    const bool own = access == TD_ACCESS_COPY || access == TD_ACCESS_PRIVATE;
+    const int shown = own ? PROT_READ | PROT_WRITE : PROT_READ;
+    const int flags = access == TD_ACCESS_COPY ? MAP_PRIVATE | MAP_ANONYMOUS
+                      : own                    ? MAP_PRIVATE | MAP_NORESERVE
+                                               : MAP_SHARED;
     *base = mmap(NULL, bytes, shown, flags, access == TD_ACCESS_COPY ? -1 : reading->fd, 0);
     if (*base == MAP_FAILED)
         return errno == ENOMEM ? TD_ENOMEM : TD_EOS;
@@ -259,7 +260,7 @@ static td_status get_large(td_store *store, struct reading *reading, const struc
     struct td_entry_header header;
     memcpy(&header, reading->head, sizeof header);
     const struct td_seen seen = {td__stamp(&reading->file), header.bytes, header.checksum};
-    const bool check = !store->options.heads_only && !is_seen(store->folder, &seen);
+    const bool check = !store->options.heads_only && access != TD_ACCESS_PEEK && !is_seen(store->folder, &seen);
     td_entry *entry = entry_new(&reading->file, reading->head, 0);
     if (entry == NULL)
         return TD_ENOMEM;
@@ -282,6 +283,14 @@ static td_status get_large(td_store *store, struct reading *reading, const struc
 }
 
 /* ---- Getting ------------------------------------------------------------------------------------------- */
+
+/* Reading is no use of its own; whose file it is not may not say so. */
+static int open_entry(int folder, const char *name)
+{
+    const int flags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
+    const int fd = openat(folder, name, flags | O_NOATIME);
+    return fd < 0 && errno == EPERM ? openat(folder, name, flags) : fd;
+}
 
 static void mark_used(int fd, const struct stat *file)
 {
@@ -321,7 +330,7 @@ static td_status get_open(td_store *store, struct reading *reading, const struct
         status = read_small(reading->fd, &reading->file, key, out);
     else
         status = get_large(store, reading, key, access, out);
-    if (status == TD_OK)
+    if (status == TD_OK && access != TD_ACCESS_PEEK)
         mark_used(reading->fd, &reading->file);
     return status;
 }
@@ -336,7 +345,7 @@ td_status td_store_get(td_store *store, const struct td_key *key, enum td_access
     struct reading reading = {.fd = -1};
     errno = ENOENT;
     if (folder->fd >= 0)
-        reading.fd = openat(folder->fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+        reading.fd = open_entry(folder->fd, name);
     if (reading.fd < 0 && (errno == ENOENT || errno == ELOOP)) {
         *out = NULL;
         return TD_OK;
@@ -345,7 +354,8 @@ td_status td_store_get(td_store *store, const struct td_key *key, enum td_access
         return td_status_from_errno(errno) == TD_ENOFD ? TD_ENOFD : TD_EOS;
     const td_status status = get_open(store, &reading, key, access, out);
     const int error = errno;
-    if (status == TD_ECORRUPT && folder->readonly == 0 && td__entry_remove(folder, name, &reading.file))
+    if (status == TD_ECORRUPT && access != TD_ACCESS_PEEK && folder->readonly == 0 &&
+        td__entry_remove(folder, name, &reading.file))
         td__total_add(store, -(int64_t)reading.file.st_size);
     free(reading.head);
     close(reading.fd);
@@ -355,7 +365,7 @@ td_status td_store_get(td_store *store, const struct td_key *key, enum td_access
 
 td_status td__entry_examine(struct td_folder *folder, const char *name, const struct td_key *key)
 {
-    struct reading reading = {.fd = openat(folder->fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)};
+    struct reading reading = {.fd = open_entry(folder->fd, name)};
     if (reading.fd < 0)
         return errno == ENOENT ? TD_OK : TD_EOS;
     td_status status = fstat(reading.fd, &reading.file) < 0 ? TD_EOS : TD_OK;
@@ -367,10 +377,6 @@ td_status td__entry_examine(struct td_folder *folder, const char *name, const st
     if (status == TD_OK)
         status = read_parts(&reading, NULL, true);
     const int error = errno;
-    if (status != TD_ECORRUPT) {
-        const struct timespec times[2] = {reading.file.st_atim, {.tv_nsec = UTIME_OMIT}};
-        (void)futimens(reading.fd, times); /* looking is no use */
-    }
     free(reading.head);
     close(reading.fd);
     errno = error;

@@ -60,6 +60,7 @@ enum td_access {
     TD_ACCESS_COPY,    /* memory of the caller's own, writable */
     TD_ACCESS_VIEW,    /* mapped for reading, where that pays */
     TD_ACCESS_PRIVATE, /* mapped; what is written there nobody else sees */
+    TD_ACCESS_PEEK, /* as a view, for who lists entries: no use, large parts are not checked, nothing is removed */
 };
 
 /* The entry of that key; *out is NULL where there is none. It stays good when it is evicted meanwhile. The parts of an

@@ -274,6 +274,11 @@ class Store:
             CorruptEntry: it was torn or changed. It is removed, so that the next get() finds none.
             OSError: it can't be read.
         """
+    def peek(self, key: bytes, /) -> Entry | None:
+        """As get(key, "r"), for who lists what there is.
+
+        It is no use of the entry, a large one's parts are not checked, and nothing is removed.
+        """
     def put(self, key: bytes, parts: Sequence[Buffer], kind: str = "", /) -> int:
         """Writes an entry, or replaces one: others see it whole or not at all. The bytes of its file.
 

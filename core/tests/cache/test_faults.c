@@ -1,5 +1,5 @@
-/* tests/cache/test_faults.c: when the n-th system call fails, or the n-th call for memory, the caller is told, nothing is
- * left behind, and what was there is there. */
+/* tests/cache/test_faults.c: when the n-th system call fails, or the n-th call for memory, the caller is told, nothing
+ * is left behind, and what was there is there. */
 #include <stdlib.h>
 
 #include "tests/cache/gate.h"

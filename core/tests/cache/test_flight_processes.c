@@ -1,4 +1,4 @@
-/* tests/cache/test_flight_processes.c: between processes, what is under a key is computed once; who dies is followed. */
+/* tests/cache/test_flight_processes.c: between processes a key is computed once; who leads and dies is followed. */
 #include <pthread.h>
 #include <sched.h>
 #include <sys/mman.h>

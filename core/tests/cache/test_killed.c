@@ -1,5 +1,5 @@
-/* tests/cache/test_killed.c: a writer is killed before each system call that it makes; then the store is as before or as
- * after, and goes on. */
+/* tests/cache/test_killed.c: a writer is killed before each system call that it makes; then the store is as before or
+ * as after, and goes on. */
 #include "tests/cache/gate.h"
 #include "tests/cache/own_store.h"
 

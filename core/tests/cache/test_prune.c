@@ -1,4 +1,4 @@
-/* tests/cache/test_prune.c: what goes is what was used least recently, as much as the limits say; and what is counted. */
+/* tests/cache/test_prune.c: what goes is what was used least recently, as much as the limits say; what is counted. */
 #include <pthread.h>
 
 #include "tests/cache/own_store.h"
