@@ -81,6 +81,20 @@ def mypy(root: Path) -> list[list[str]]:
     return commands
 
 
+def c_examples(root: Path) -> list[list[str]]:
+    """Each example in C, compiled as its head says, by each compiler, and run on itself."""
+    commands = []
+    for compiler in compilers():
+        build = build_folder(root, compiler)
+        flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-I", "core/include"]
+        for path in sorted(root.glob("examples/*.c")):
+            program = build / path.stem
+            library = build / "core" / "libtreadle.a"
+            commands.append([compiler, *flags, str(path), str(library), "-pthread", "-o", str(program)])
+            commands.append(["timeout", str(EXAMPLE_LIMIT_S), str(program)])
+    return commands
+
+
 def examples(root: Path) -> list[list[str]]:
     """Each example, with each of the arguments under which it is quick; with none, where nothing is said here."""
     quick = {
@@ -109,6 +123,7 @@ CHECKS = (
     Check("pyright", lambda _: [["basedpyright", "--warnings"]]),
     Check("stubtest", stubtest),
     Check("examples", examples),
+    Check("c-examples", c_examples),
 )
 
 

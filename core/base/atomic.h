@@ -92,6 +92,15 @@ _Static_assert(ATOMIC_INT_LOCK_FREE == 2 && ATOMIC_LLONG_LOCK_FREE == 2 && ATOMI
 #define TD_EDGE_SECOND_(first, second, ...) second
 #define TD_EDGE_SHIFT_1 ,
 
+/* For the weakened form of an edge, where one thread writes: on x86-64 every read-modify-write is a barrier, whatever
+ * its order. */
+static inline uint32_t td_atomic_fetch_add_apart(td_atomic_u32 *word, uint32_t value)
+{
+    const uint32_t before = td_atomic_load_relaxed(word);
+    td_atomic_store_relaxed(word, before + value);
+    return before;
+}
+
 #define TD_CACHELINE 64
 #define TD_ALIGNED(bytes) __attribute__((aligned(bytes)))
 

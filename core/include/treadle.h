@@ -205,6 +205,47 @@ struct td_parcel {
 };
 typedef struct td_parcel_ref td_parcel_ref; /* a reference on a parcel, in the parent */
 
+/* ---- Threads: parallel loops ---------------------------------------------------------------------------------
+ * One set of threads per process, started when they are first wanted: with those that call, as many as its CPU budget
+ * has CPUs ($TREADLE_THREADS, else what affinity mask and cgroup allow, counted at the first loop). Idle ones sleep. */
+
+/* Does the iterations [begin, end). Anything but TD_OK ends the loop early. It must return: no longjmp, no exception,
+ * no end of the thread. */
+typedef td_status td_range_fn(int64_t begin, int64_t end, void *context);
+
+/* Calls fn for all of [begin, end), in chunks that run side by side on the calling thread and others; returns when all
+ * have returned.
+ *   grain > 0: chunk k is [begin + k * grain, begin + (k + 1) * grain), cut at `end`: what a chunk computes can be kept
+ *              by its number, and does not depend on the threads. A chunk should take some microseconds.
+ *   grain = 0: the chunks are such that take some microseconds.
+ * TD_OK: all was done. Else chunks were left out: what the first fn to fail returned, or the interrupt hook;
+ * TD_EFORKED: this is the child of a fork that a chunk made. TD_EINVAL: grain is negative, or fn NULL, and nothing was
+ * called.
+ *
+ * From any thread, by several at once, and from within a chunk (then no thread is added: those of the loop around it
+ * share the work). While a chunk waits for a loop of its own, its thread may run other chunks of that, or of others
+ * nested as deep. Where a thread can't be started the others do its part. After fork, a child has threads of its
+ * own. */
+td_status td_parallel_for(int64_t begin, int64_t end, int64_t grain, td_range_fn *fn, void *context);
+
+/* How many threads a loop that began here would have, the calling one among them: 1 to the budget. */
+uint32_t td_threads(void);
+/* For all threads of the process, until it is set again; 0: the budget. More than the budget count as that. */
+void td_threads_set(uint32_t threads);
+/* The same for loops that the calling thread begins from here on, until it leaves; inside a chunk, until that returns.
+ * More than the process has, or the loop around it, count as that, and so does 0. The value is for td_threads_leave. */
+uint32_t td_threads_enter(uint32_t threads);
+void td_threads_leave(uint32_t before);
+/* Inside a chunk: the number of its thread among those of the outermost loop, 0 for the one that called, below the
+ * number of threads that this had. Chunks that run at the same time, in one outermost loop, have different ones. */
+uint32_t td_thread_number(void);
+
+/* Asked now and then (each millisecond, at most) by threads that have called td_parallel_for, between two chunks, and
+ * while they wait, when a signal came or some milliseconds have passed. What it returns, if it is not TD_OK, ends the
+ * outermost loop of that thread, and with it those nested in it. NULL: none. */
+typedef td_status td_interrupt_hook(void);
+void td_set_interrupt_hook(td_interrupt_hook *hook);
+
 /* ---- The parent: pools ------------------------------------------------------------------------------------ */
 
 enum td_start {

@@ -21,6 +21,7 @@
 #include "memory/kin.h"
 #include "os/robust.h"
 #include "pool/zygote.h"
+#include "sched/hand.h"
 
 #define BARREN_DEATHS_MOST 10u
 #define SLOTS_FIRST 64u
@@ -86,6 +87,7 @@ static void after_fork_in_child(void)
 void td_after_fork_child(void)
 {
     td_robust_after_fork_child();
+    td_sched_after_fork_child();
     if (home != 0 && home != getpid()) {
         after_fork_in_child();
         td_heap_after_fork_child();
