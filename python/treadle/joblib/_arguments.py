@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from ._delayed import Task
+
+ATOMS = frozenset((type(None), bool, int, float, complex, str, bytes))
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 MODES = {"r": "r", "r+": "r+", "w+": "r+", "c": "c"}
 
@@ -42,6 +45,13 @@ class Interner:
         self.mode = MODES[mode]
         self._copies: dict[int, tuple[weakref.ref[Any], Any]] = {}
         self._lock = threading.Lock()
+
+    def may_find(self, task: Task) -> bool:
+        """Is a large array among the arguments, or in one of them? They have to be pickled then, one by one."""
+        if "numpy" not in sys.modules:
+            return False
+        _, args, kwargs = task
+        return not all(type(value) in ATOMS for value in (*args, *kwargs.values()))
 
     def copy_of(self, array: Any) -> Any:
         """The shared copy of an array, or None where it travels by value: it is small, or there is no room."""

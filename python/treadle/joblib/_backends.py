@@ -99,7 +99,8 @@ class TreadleBackend(PoolBackend):
     """Worker processes of a warm pool."""
 
     supports_inner_max_num_threads = True
-    family = "treadle"
+    family = "loky"
+    """Which rules there are for calls inside of what it runs: those of joblib's default, or of multiprocessing."""
 
     def configure(
         self,
@@ -148,8 +149,6 @@ class TreadleBackend(PoolBackend):
 class LokyBackend(TreadleBackend):
     """The same under the name of joblib's default, with its rules for calls inside calls."""
 
-    family = "loky"
-
     def effective_n_jobs(self, n_jobs: int | None) -> int:
         """How many workers there will be; one below threads, and in workers of `multiprocessing`."""
         if n_jobs != 1 and n_jobs != 0 and n_jobs is not None:
@@ -169,7 +168,7 @@ class MultiprocessingBackend(TreadleBackend):
     def effective_n_jobs(self, n_jobs: int | None) -> int:
         """How many workers there will be; one below threads, and in any workers."""
         if n_jobs != 1 and n_jobs != 0 and n_jobs is not None:
-            if _pools.family in ("loky", "treadle"):
+            if _pools.family == "loky":
                 return refuse("Multiprocessing-backed parallel loops cannot be nested, below loky, setting n_jobs=1")
             if _pools.family or multiprocessing.current_process().daemon:
                 return refuse("Multiprocessing-backed parallel loops cannot be nested, setting n_jobs=1")

@@ -39,6 +39,10 @@ class ParallelBackendBase(metaclass=ABCMeta):
     default_n_jobs = 1
     supports_inner_max_num_threads = False
     supports_retrieve_callback = False
+    supports_return_generator: Any = property(lambda self: self.supports_retrieve_callback)
+    """Whether `return_as="generator"` works."""
+    supports_timeout: Any = property(lambda self: self.supports_retrieve_callback)
+    """Whether `timeout` is heeded."""
     nesting_level: int | None = None
     inner_max_num_threads: int | None = None
     parallel: Any = None
@@ -60,16 +64,6 @@ class ParallelBackendBase(metaclass=ABCMeta):
         self.nesting_level = nesting_level
         self.inner_max_num_threads = inner_max_num_threads
         self.backend_kwargs = backend_kwargs
-
-    @property
-    def supports_return_generator(self) -> bool:
-        """Whether `return_as="generator"` works."""
-        return self.supports_retrieve_callback
-
-    @property
-    def supports_timeout(self) -> bool:
-        """Whether `timeout` is heeded."""
-        return self.supports_retrieve_callback
 
     @abstractmethod
     def effective_n_jobs(self, n_jobs: int | None) -> int:

@@ -83,7 +83,7 @@ def pack(tasks: list[Task]) -> Call:
         return call_tasks, (tasks,)
     if all(map((1).__eq__, map(len, args))):
         return call_each, (function, [value for (value,) in args])
-    return call_star, (function, args)
+    return call_star, (function, list(args))
 
 
 # --- in the worker
@@ -99,6 +99,6 @@ def call_each(function: Callable[..., Any], values: list[Any]) -> list[Any]:
     return list(map(function, values))
 
 
-def call_star(function: Callable[..., Any], args: tuple[tuple[Any, ...], ...]) -> list[Any]:
+def call_star(function: Callable[..., Any], args: list[tuple[Any, ...]]) -> list[Any]:
     """One function with several arguments each."""
     return list(starmap(function, args))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 import threading
@@ -105,14 +106,14 @@ def factory_of(name: Any) -> Callable[..., Any]:
     if name in BACKENDS:
         return BACKENDS[name]
     if isinstance(name, str) and importlib.util.find_spec("joblib") is not None:
-        from joblib import parallel  # type: ignore[import-untyped]
-
+        parallel: Any = importlib.import_module("joblib.parallel")
         if name in parallel.EXTERNAL_BACKENDS and name not in parallel.BACKENDS:
             parallel.EXTERNAL_BACKENDS[name]()
         if name in BACKENDS:
             return BACKENDS[name]
         if name in parallel.BACKENDS:
-            return cast("Callable[..., Any]", parallel.BACKENDS[name])
+            theirs: Callable[..., Any] = parallel.BACKENDS[name]
+            return theirs
     raise ValueError(f"Invalid backend: {name}, expected one of {sorted(BACKENDS)}")
 
 

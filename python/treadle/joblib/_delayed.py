@@ -12,7 +12,7 @@ Task = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 class delayed:
     """Captures the arguments of a function: `delayed(f)(*args, **kwargs)` is the task `(f, args, kwargs)`.
 
-    As in `Parallel(n_jobs=2)(delayed(f)(i) for i in range(10))`. Name, docstring and signature are the function's. It
+    As in `Parallel(n_jobs=2)(delayed(f)(i) for i in range(10))`. Name and signature are the function's. It
     is an object and no function, because it is made anew for each task in a loop like this one.
 
     Source: python/treadle/joblib/_delayed.py.

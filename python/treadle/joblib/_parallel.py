@@ -118,6 +118,8 @@ class Parallel(Logger):
         self._reset()
 
     _running = _managed_backend = _calling = False
+    _aborting: bool = False
+    _aborted: bool = False
     _call: _run.Run | _foreign.ForeignRun | None = None
 
     def _settle_backend(self, backend: Any, active: Any) -> Any:

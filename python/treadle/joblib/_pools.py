@@ -84,8 +84,8 @@ class Processes(ProcessPoolExecutor):
         super().__init__(kind.n_jobs, initializer=prepare, initargs=initargs, start_method=kind.start_method)
         self._kind = kind
 
-    def _set_capture(self, *args: Any) -> Any:
-        settled = super()._set_capture(*args)
+    def _set_capture(self, cpus: int, initializer: bytes | None, main: dict[str, str] | None) -> Any:
+        settled = super()._set_capture(cpus, initializer, main)
         self._capture = partial(self._capture, added=dict(self._kind.environment))
         return settled
 
@@ -104,6 +104,7 @@ class Shelved:
         self.users = 0
         self.idle_s = idle_s
         self.until = 0.0  # when it has been idle for too long, by time.monotonic()
+        self.generation = _generation
 
 
 _lock = threading.Condition(threading.Lock())
@@ -111,6 +112,7 @@ _processes: list[Shelved] = []  # the one used last comes last
 _threads: list[Shelved] = []  # idle ones only
 _ended: deque[tuple[Shelved, bool]] = deque()  # leases that ended, and whether their pool was spoiled
 _watching = False
+_generation = 0  # of pools: those that were made before `close_all` are not used again
 
 
 class Lease:
@@ -126,16 +128,11 @@ class Lease:
         # At any point of any thread: also inside this module, with the lock held.
         if _lifetime and self.pid == os.getpid() and not _lifetime.exiting:
             _ended.append((self.shelved, self.spoiled))
-            if _lock.acquire(blocking=False):
-                try:
-                    dropped = _tidy()
-                finally:
-                    _lock.release()
-                _close(dropped)
+            _sweep()
 
     def spoil(self) -> None:
         """What it runs was given up, and may go on for a while: threads are not used again."""
-        self.spoiled = True
+        self.spoiled = not isinstance(self.pool, ProcessPoolExecutor)
 
 
 def lease_processes(kind: Kind, idle_s: float = IDLE_S) -> Lease:
@@ -151,6 +148,7 @@ def lease_processes(kind: Kind, idle_s: float = IDLE_S) -> Lease:
         found.idle_s = idle_s
         found.users += 1
     _close(dropped)
+    _sweep()
     return Lease(found)
 
 
@@ -161,20 +159,37 @@ def lease_threads(n_jobs: int) -> Lease:
         found = next((item for item in _threads if item.pool._max_workers == n_jobs), None)
         if found is not None:
             _threads.remove(found)
+        else:
+            found = Shelved(ThreadPoolExecutor(n_jobs, "treadle-joblib"))
+        found.users = 1
     _close(dropped)
-    return Lease(found or Shelved(ThreadPoolExecutor(n_jobs, "treadle-joblib")))
+    _sweep()
+    return Lease(found)
 
 
 def close_all() -> None:
-    """Ends all pools that nobody uses, and waits for their end."""
+    """Ends all pools that nobody uses, and waits for their end; the others end when nobody does any more."""
+    global _generation
     with _lock:
+        _generation += 1
         dropped = _tidy()
         dropped += [item for item in (*_processes, *_threads) if item.users == 0]
-        _processes[:] = [item for item in _processes if item.users]
+        _processes.clear()
         _threads.clear()
         _lock.notify_all()
     for item in dropped:
         item.pool.shutdown(wait=True)
+    _sweep()
+
+
+def _sweep() -> None:
+    """Sees to leases that have ended, unless somebody holds the lock, who does it afterwards."""
+    while _ended and _lock.acquire(blocking=False):
+        try:
+            dropped = _tidy()
+        finally:
+            _lock.release()
+        _close(dropped)
 
 
 def _tidy() -> list[Shelved]:
@@ -182,12 +197,13 @@ def _tidy() -> list[Shelved]:
     dropped = []
     while _ended:
         item, spoiled = _ended.popleft()
-        if isinstance(item.pool, Processes):
-            item.users -= 1
-            if item.users == 0:
-                _rest(item)
-        elif spoiled:
+        item.users -= 1
+        if item.users:
+            pass
+        elif spoiled or item.generation != _generation:
             dropped.append(item)
+        elif isinstance(item.pool, Processes):
+            _rest(item)
         else:
             _threads.append(item)
             _rest(item)
@@ -235,6 +251,7 @@ def _watch() -> None:
                     return
                 _lock.wait(min(waits))
         _close(dropped)
+        _sweep()
 
 
 def _in_forked_child() -> None:

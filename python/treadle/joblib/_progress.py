@@ -12,13 +12,14 @@ from ._log import short_format_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from ._parallel import Parallel
 
 LONGEST = 30  # characters of an expression
 LARGEST = 10**6
 
-OPERATORS: dict[type[ast.AST], Callable[..., float]] = {
+OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,

@@ -11,13 +11,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from typing import Any
 
-import joblib  # type: ignore[import-untyped]
-from joblib import parallel as joblib_parallel
-from joblib._parallel_backends import FallbackToBackend, SequentialBackend  # type: ignore[import-untyped]
-
 from .. import _errors
+from .._engine import Future, wait
 from . import _backends, _base, _batching
 from ._run import as_joblib, too_late
 
@@ -32,8 +30,10 @@ class Job:
         self.lock = threading.Lock()
 
 
-Base: Any = joblib.ParallelBackendBase
-"""joblib has no types, and what a checker guesses of its own is wrong."""
+# joblib has no types, and what a checker guesses of them is wrong.
+joblib_parallel: Any = import_module("joblib.parallel")
+theirs: Any = import_module("joblib._parallel_backends")
+Base: Any = theirs.ParallelBackendBase
 
 
 class Served(Base):  # type: ignore[misc]
@@ -52,7 +52,13 @@ class Served(Base):  # type: ignore[misc]
         super().__init__(**options)
         self.parallel: Any = None
         self._jobs: set[Job] = set()
+        self._alarm: Future[None] | None = None
+        """Ends when a task has failed, so that who waits for another one need not any more."""
         self._sizes = _batching.Sizes(1, False, None)
+
+    def __reduce__(self) -> Any:
+        """Of a nested one, which goes along with each batch."""
+        return remake, (type(self), self.nesting_level, self.inner_max_num_threads, self.backend_kwargs)
 
     @property
     def supports_retrieve_callback(self) -> bool:
@@ -83,9 +89,10 @@ class Served(Base):  # type: ignore[misc]
         try:
             count = pool.configure(n_jobs, None, **options)
         except _base.FallbackToBackend:
-            raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level)) from None
+            raise theirs.FallbackToBackend(theirs.SequentialBackend(nesting_level=self.nesting_level)) from None
         self._pool = pool
         self._failure = None
+        self._alarm = Future()
         self._jobs = set()
         say = parallel._print if parallel is not None and parallel.verbose >= 10 else None
         adapts = parallel is not None and parallel.timeout is None and not self.uses_threads
@@ -120,6 +127,8 @@ class Served(Base):  # type: ignore[misc]
                 self._jobs.discard(job)
                 if error is not None and self._failure is None:
                     self._failure = error
+                    assert self._alarm is not None
+                    self._alarm.set_result(None)
                     self._cancel()
                 return
             if error is None and future.timing is not None:
@@ -131,12 +140,16 @@ class Served(Base):  # type: ignore[misc]
     def retrieve_result(self, out: Job, timeout: float | None = None) -> Any:
         """The batch's results, once joblib knows that it has ended."""
         limit = None if self.parallel is None else self.parallel.timeout
+        assert self._alarm is not None
+        wait((out.future, self._alarm), timeout if self.uses_threads else None, "FIRST_COMPLETED")
+        if self._failure is not None:
+            raise as_joblib(self._failure, limit)
+        if not out.future.done():
+            raise too_late(timeout)
         try:
-            value = out.future.result(timeout if self.uses_threads else None)
+            value = out.future.result()
         except BaseException as error:
-            if isinstance(error, TimeoutError) and not out.future.done():
-                raise too_late(timeout) from None
-            raise as_joblib(self._failure or error, limit) from None
+            raise as_joblib(error, limit) from None
         self._ended(out)
         return value
 
@@ -144,7 +157,7 @@ class Served(Base):  # type: ignore[misc]
         """The batch's results."""
         try:
             return out.result()
-        except _errors.TaskTimeout as error:
+        except (_errors.TaskTimeout, _errors.TravelError) as error:
             raise as_joblib(error, self.parallel.timeout) from None
 
     def _cancel(self) -> None:
@@ -168,30 +181,27 @@ class Served(Base):  # type: ignore[misc]
     def get_nested_backend(self) -> Any:
         """Threads of Treadle's in what this backend runs, and in those a loop."""
         level = (self.nesting_level or 0) + 1
-        return (SequentialBackend if level > 1 else ThreadingBackend)(nesting_level=level), None
+        return (theirs.SequentialBackend if level > 1 else ThreadingBackend)(nesting_level=level), None
 
 
 def send(pool: Any, interner: Any, func: Any, timeout: float | None) -> Any:
-    """Submits a batch of joblib's to processes.
-
-    Raises:
-        TravelError: it can't be pickled.
-    """
+    """Submits a batch of joblib's to processes."""
     args = (func._backend, func._n_jobs, func.items)
-    try:
-        if interner is None:
-            return pool._submit(run_batch, args, None, timeout, 0, None)
-        with interner:
-            return pool._submit(run_batch, args, None, timeout, 0, None)
-    except _errors.TravelError as error:
-        message = f"Could not pickle the task to send to the workers: {error}"
-        raise _errors.travel_error(message, type(error)) from error
+    if interner is None:
+        return pool._submit(run_batch, args, None, timeout, 0, None)
+    with interner:
+        return pool._submit(run_batch, args, None, timeout, 0, None)
 
 
 def run_batch(backend: Any, n_jobs: int | None, items: list[Any]) -> list[Any]:
     """A batch, in the worker; what is nested in it runs on the backend."""
     with joblib_parallel.parallel_config(backend=backend, n_jobs=n_jobs):
         return [function(*args, **kwargs) for function, args, kwargs in items]
+
+
+def remake(cls: type[Served], level: int | None, threads: int | None, options: dict[str, Any]) -> Served:
+    """A backend that was pickled."""
+    return cls(nesting_level=level, inner_max_num_threads=threads, **options)
 
 
 class ThreadingBackend(Served):
@@ -247,7 +257,7 @@ def register(default: bool = True) -> None:
         if default or name == "treadle":
             if joblib_parallel.BACKENDS.get(name) is not backend:
                 _theirs[name] = joblib_parallel.BACKENDS.get(name)
-            joblib.register_parallel_backend(name, backend)
+            joblib_parallel.register_parallel_backend(name, backend)
     if default:
         _theirs.setdefault("", joblib_parallel.DEFAULT_BACKEND)
         joblib_parallel.DEFAULT_BACKEND = "treadle"

@@ -125,19 +125,15 @@ class Run:
         kwargs: dict[str, Any] | None = None
         if self.nested is not None:
             function, args = run_all, (tasks, self.nested)
-        elif len(tasks) == 1:
+        elif len(tasks) == 1 and (self.interner is None or not self.interner.may_find(tasks[0])):
             function, args, kwargs = tasks[0]
             batch.is_single = True
         else:
             function, args = _batching.pack(tasks)
-        try:
-            if self.interner is None:
-                return self.send(function, args, kwargs)
-            with self.interner:
-                return self.send(function, args, kwargs)
-        except _errors.TravelError as error:
-            message = f"Could not pickle the task to send to the workers: {error}"
-            raise _errors.travel_error(message, type(error)) from error
+        if self.interner is None:
+            return self.send(function, args, kwargs)
+        with self.interner:
+            return self.send(function, args, kwargs)
 
     def send(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Future[Any]:
         """To a pool of processes."""
@@ -275,6 +271,9 @@ def settle_later(run: Run, batch: Batch, _: Any) -> None:
 
 def as_joblib(error: BaseException, timeout: float | None) -> BaseException:
     """The error that a user of joblib expects."""
+    if isinstance(error, _errors.TravelError) and not str(error).startswith("the result"):
+        message = f"Could not pickle the task to send to the workers: {error}"
+        return _errors.travel_error(message, type(error)).with_traceback(error.__traceback__)
     is_late = timeout is not None and isinstance(error, _errors.TaskTimeout)
     return too_late(timeout) if is_late and not isinstance(error, ParallelTimeout) else error
 
