@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ._hashing import hash as hash
     from ._log import Logger as Logger
     from ._log import PrintTime as PrintTime
+    from ._memory import CacheWarning as CacheWarning
     from ._memory import MemorizedResult as MemorizedResult
     from ._memory import Memory as Memory
     from ._memory import NotMemorizedResult as NotMemorizedResult
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 # Public name -> the submodule that it comes from.
 _HOME = {
+    "CacheWarning": "_memory",
     "Logger": "_log",
     "MemorizedResult": "_memory",
     "Memory": "_memory",
