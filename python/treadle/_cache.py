@@ -132,7 +132,8 @@ def show(store: _engine.Store, options: argparse.Namespace) -> int:
     if len(found) != 1:
         raise LookupError(f"{len(found)} entries have a key that begins with {options.key!r}: one is needed")
     key, size, created, used = found[0]
-    row = {"key": key.hex(), "bytes": size, "created": created / 1e9, "used": used / 1e9} | about(store, key)
+    row: dict[str, Any] = {"key": key.hex(), "bytes": size, "created": created / 1e9, "used": used / 1e9}
+    row |= about(store, key)
     if options.json:
         print(json.dumps(row, indent=2))
         return 0
