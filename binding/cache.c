@@ -14,6 +14,8 @@ struct store {
 
 /* ---- Errors and arguments ------------------------------------------------------------------------------ */
 
+static const struct td_key no_key; /* where an error is about none */
+
 static PyObject *raise(struct store *self, td_status status, const struct td_key *key)
 {
     struct tb_state *state = tb_state_of_final((PyObject *)self);
@@ -286,7 +288,7 @@ static PyObject *store_entries(PyObject *self, PyObject *Py_UNUSED(unused))
     errno = error;
     PyObject *list = NULL;
     if (status != TD_OK)
-        (void)raise((struct store *)self, status, NULL);
+        (void)raise((struct store *)self, status, &no_key);
     else
         list = found.failed ? PyErr_NoMemory() : list_of(&found);
     PyMem_RawFree(found.entries);
@@ -331,7 +333,7 @@ static PyObject *store_prune(PyObject *self, PyObject *args, PyObject *keywords)
     Py_END_ALLOW_THREADS;
     errno = error;
     if (status != TD_OK)
-        return raise((struct store *)self, status, NULL);
+        return raise((struct store *)self, status, &no_key);
     return Py_BuildValue("(KK)", (unsigned long long)removed, (unsigned long long)freed);
 }
 
@@ -372,7 +374,7 @@ static PyObject *store_verify(PyObject *self, PyObject *args, PyObject *keywords
     errno = error;
     PyObject *keys = NULL;
     if (status != TD_OK)
-        (void)raise((struct store *)self, status, NULL);
+        (void)raise((struct store *)self, status, &no_key);
     else
         keys = found.failed ? PyErr_NoMemory() : keys_of(&found);
     PyMem_RawFree(found.entries);
@@ -411,7 +413,7 @@ static PyObject *store_open(PyTypeObject *type, PyObject *path, const struct td_
     Py_DECREF(encoded);
     errno = error;
     if (status != TD_OK) {
-        (void)raise(self, status, NULL);
+        (void)raise(self, status, &no_key);
         Py_DECREF(self);
         return NULL;
     }

@@ -57,6 +57,11 @@ int renameat(int from, const char *path, int to, const char *name)
     return (int)GATED(SYS_renameat2, from, path, to, name, 0);
 }
 
+int renameat2(int from, const char *path, int to, const char *name, unsigned flags)
+{
+    return (int)GATED(SYS_renameat2, from, path, to, name, flags);
+}
+
 int unlinkat(int folder, const char *path, int flags)
 {
     return (int)GATED(SYS_unlinkat, folder, path, flags);
