@@ -6,6 +6,7 @@ places of joblib's own, "backend" leaves joblib as it is and registers Treadle's
 that the tests use as tools, and that have an equivalent, are answered here.
 """
 
+import contextlib
 import importlib.util
 import os
 import sys
@@ -78,7 +79,8 @@ def install_names() -> None:
     put("joblib.externals.loky", get_reusable_executor=get_reusable_executor)
     for name in joblib.__all__:
         if name not in ("dump", "load", "register_compressor"):
-            setattr(joblib, name, getattr(ours, name))
+            with contextlib.suppress(ModuleNotFoundError):
+                setattr(joblib, name, getattr(ours, name))
 
 
 class Finder:

@@ -1,7 +1,7 @@
-"""CPython's own tests of its process pools and futures, run on Treadle's classes; see suite.py.
+"""The tests that others wrote for what Treadle has, run on Treadle: see suite.py and joblib_suite.py.
 
-They come from the test package of the running interpreter, which not every installation has. Each of them is a test
-here, named module.class.test. What is skipped stands in skips.txt.
+CPython's, of its process pools and futures, come from the test package of the running interpreter, which not every
+installation has; joblib's come with joblib. Each of them is a test here. What is skipped stands in skips.txt.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def module_of(test: str) -> str:
 
 
 def class_of(test: str) -> str:
-    return test.rpartition(".")[0]
+    return test.partition("[")[0].rpartition(".")[0]
 
 
 def read_skips() -> dict[str, str]:
@@ -47,12 +47,12 @@ SKIPS = read_skips()
 # --- the suite's process
 
 
-def make_interpreter(root: Path) -> Path:
-    """An interpreter that puts Treadle's classes in the places of the stdlib's at each start, with -I too."""
+def make_interpreter(root: Path, stand_in: str) -> Path:
+    """An interpreter that puts what Treadle has in the places of others' at each start, with -I too."""
     venv.create(root, symlinks=True)
     site = Path(sysconfig.get_path("purelib", "venv", {"base": str(root), "platbase": str(root)}))
     packages = {str(Path(treadle.__file__).parent.parent), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-    lines = [*sorted(packages), str(HERE), "import treadle_stand_in; treadle_stand_in.install()"]
+    lines = [*sorted(packages), str(HERE), f"import {stand_in}; {stand_in}.install()"]
     (site / "treadle_upstream.pth").write_text("\n".join(lines) + "\n")
     return root / "bin" / "python"
 
@@ -60,9 +60,11 @@ def make_interpreter(root: Path) -> Path:
 class Suite:
     """The suite's processes, and what became of its tests."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, script: str, stand_in: str, parts: int) -> None:
+        folder.mkdir()
         self.folder = folder
-        self.command = [str(make_interpreter(folder / "venv")), str(HERE / "suite.py")]
+        self.parts = parts
+        self.command = [str(make_interpreter(folder / "venv", stand_in)), str(HERE / script)]
         self.outcomes: dict[str, tuple[str, str]] = {}
         self.processes: set[subprocess.Popen[bytes]] = set()
         self.stopped = False
@@ -70,10 +72,11 @@ class Suite:
         self.tests, self.lacking = json.loads(listed)
 
     def run_all(self, tests: list[str]) -> None:
-        """Runs tests, a process for each class; a few of these at a time, as most of them sleep."""
+        """Runs tests, a process for each class, or several; a few of these at a time, as most of them sleep."""
         classes: dict[str, list[str]] = {}
         for test in tests:
-            classes.setdefault(class_of(test), []).append(test)
+            part = sum(test.partition("[")[0].encode()) % self.parts  # all of one function in one process
+            classes.setdefault(f"{class_of(test)}.{part}", []).append(test)
         with ThreadPoolExecutor(AT_A_TIME) as threads:
             try:
                 list(threads.map(self.run_class, classes, classes.values()))
@@ -120,7 +123,9 @@ class Suite:
 # --- the tests
 
 
-SUITE = pytest.StashKey[Suite]()
+SUITES = pytest.StashKey[list[Suite]]()
+# A script, what puts Treadle in its place, and the number of processes for each of its classes.
+SCRIPTS = (("suite.py", "treadle_stand_in", 1), ("joblib_suite.py", "joblib_stand_in", 4))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -128,9 +133,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     folder = tempfile.TemporaryDirectory(prefix="treadle-upstream-")
     metafunc.config.add_cleanup(folder.cleanup)
-    suite = metafunc.config.stash[SUITE] = Suite(Path(folder.name))
-    lacking = [pytest.param(name, id=name, marks=pytest.mark.skip(reason)) for name, reason in suite.lacking.items()]
-    metafunc.parametrize("upstream", [*map(with_skip, suite.tests), *lacking])
+    suites = [Suite(Path(folder.name) / script, script, stand_in, parts) for script, stand_in, parts in SCRIPTS]
+    metafunc.config.stash[SUITES] = suites
+    lacking = {name: reason for suite in suites for name, reason in suite.lacking.items()}
+    missing = [pytest.param(name, id=name, marks=pytest.mark.skip(reason)) for name, reason in lacking.items()]
+    metafunc.parametrize("upstream", [*(with_skip(test) for suite in suites for test in suite.tests), *missing])
 
 
 def with_skip(test: str) -> object:
@@ -144,7 +151,7 @@ def skip_reason(test: str) -> str:
 
 @pytest.mark.deadline(1200)
 def test_upstream(upstream: str, request: pytest.FixtureRequest) -> None:
-    suite = request.config.stash[SUITE]
+    suite = next(suite for suite in request.config.stash[SUITES] if upstream in suite.tests)
     if upstream not in suite.outcomes:
         # Now, and at once, all of its module that are to be run.
         module = module_of(upstream)
@@ -164,7 +171,8 @@ def chosen(items: list[pytest.Item]) -> list[str]:
 
 
 def test_skips_are_of_tests_that_exist(request: pytest.FixtureRequest) -> None:
-    suite = request.config.stash[SUITE]
-    if suite.lacking or sys.version_info[:2] != (3, 13):
+    suites = request.config.stash[SUITES]
+    if any(suite.lacking for suite in suites) or sys.version_info[:2] != (3, 13):
         pytest.skip("the list is held against the whole suite of 3.13")
-    assert [pattern for pattern in SKIPS if not any(fnmatchcase(test, pattern) for test in suite.tests)] == []
+    tests = [test for suite in suites for test in suite.tests]
+    assert [pattern for pattern in SKIPS if not any(fnmatchcase(test, pattern) for test in tests)] == []
