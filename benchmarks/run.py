@@ -38,11 +38,15 @@ BENCHMARKS = (
     "temporaries",
     "bulk",
     "shared_memory",
+    "parallel",
 )
-PACKAGES = ("treadle", "loky", "joblib", "dask", "distributed", "ray", "numpy", "cloudpickle")
+PACKAGES = ("treadle", "loky", "joblib", "dask", "distributed", "ray", "numpy", "scikit-learn", "cloudpickle")
 
 
 WHY = {
+    "grid search, cold, times loky's": "What a worker needs for its first task is the import of scikit-learn, most of "
+    "a second of one CPU. loky's two workers do it at the same time, on both CPUs; to do it once, before they are "
+    "forked, takes as long where there are two. `register(n_jobs=..., preload=...)` has it begin earlier.",
     "map of 100 us tasks": "The ideal is balanced perfectly and has both CPUs to itself; here the program reads the "
     "input and the results on the same two.",
     "submit + as_completed of 100 us tasks": "Each completion wakes the program, on one of the two CPUs that the "
