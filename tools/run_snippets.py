@@ -72,7 +72,7 @@ def run_page(page: Path) -> list[str]:
     if not parts:
         return []
     with tempfile.TemporaryDirectory() as folder:
-        script = Path(folder) / page.with_suffix(".py").name
+        script = Path(folder) / f"{page.stem}_page.py"  # no name that a page imports
         script.write_text(program(parts))
         command = [sys.executable, str(script)]
         try:
