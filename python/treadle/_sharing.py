@@ -57,6 +57,8 @@ def table() -> dict[type, Callable[[Any], Any]]:
     if _names.blocks is None:
         return {}
     found: dict[type, Callable[[Any], Any]] = {memoryview: reduce_view}
+    if _names.interner is not None:
+        found.update(_names.interner.reducers())
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         found[numpy.ndarray] = reduce_array

@@ -177,6 +177,28 @@ def test_arrays_that_come_one_after_another_are_each_their_own() -> None:
     assert sums == [100 * i for i in range(200)]
 
 
+def look_at_file(array: Any) -> tuple[str, str, bool, float]:
+    return type(array).__name__, str(array.filename), bool(array.flags.writeable), float(array.sum())
+
+
+def test_a_memory_map_travels_by_its_file(tmp_path: Path) -> None:
+    path = str(tmp_path / "numbers")
+    np.arange(100_000.0).tofile(path)
+    found = np.memmap(path, "f8", "r+", 80, (1000, 9), "F")
+    parts = [found, found[:, 2:4], np.memmap(path, "f8", "r")]
+    looked = Parallel(2, batch_size=1)(delayed(look_at_file)(part) for part in parts)
+    assert looked == [("memmap", path, part.flags.writeable, part.sum()) for part in parts]
+    assert Parallel(2)([delayed(np.sum)(found[::2])]) == [found[::2].sum()]
+
+
+def test_what_changes_between_two_calls_is_seen() -> None:
+    array = np.zeros(1000)
+    with Parallel(2, max_nbytes=1) as parallel:
+        assert parallel([delayed(np.sum)(array)]) == [0]
+        array[:] = 1
+        assert parallel([delayed(np.sum)(array)]) == [1000]
+
+
 # --- counts and settings
 
 

@@ -1,7 +1,7 @@
 """Large arrays among the arguments: copied into shared memory once for each call of `Parallel`, and passed by name.
 
 It is what joblib's `max_nbytes` and `mmap_mode` are for; there is no file and no folder. An array is recognised by its
-identity while it lives. Arrays that are in shared memory already, and memory maps, travel as they always do.
+identity while it lives. Arrays that are in shared memory already travel as they always do, memory maps by their file.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
+from mmap import mmap
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from ._delayed import Task
@@ -75,6 +77,11 @@ class Interner:
         self._copies[key] = (weakref.ref(array, forget), copy)
         return copy
 
+    def reducers(self) -> dict[type, Callable[[Any], Any]]:
+        """What reduces memory maps: by the file's name."""
+        numpy = sys.modules.get("numpy")
+        return {} if numpy is None else {numpy.memmap: reduce_memmap}
+
     def __enter__(self) -> Interner:
         from .. import _sharing
 
@@ -89,3 +96,28 @@ class Interner:
         from .. import _sharing
 
         _sharing.intern_with(None)
+
+
+# --- memory maps
+
+
+def reduce_memmap(array: Any) -> Any:
+    """A numpy.memmap, or a part of one, by its file; as NumPy reduces it where what it shows is not in the file."""
+    numpy = sys.modules["numpy"]
+    root = array
+    while isinstance(root.base, numpy.memmap):
+        root = root.base
+    is_contiguous = array.flags.c_contiguous or array.flags.f_contiguous
+    if not isinstance(root.base, mmap) or array.filename is None or array.mode == "c" or not is_contiguous:
+        return array.__reduce_ex__(5)
+    offset = array.ctypes.data - root.ctypes.data + root.offset
+    mode = "r" if not array.flags.writeable else "r+"
+    order = "C" if array.flags.c_contiguous else "F"
+    return open_memmap, (str(array.filename), array.dtype, mode, offset, array.shape, order)
+
+
+def open_memmap(name: str, dtype: Any, mode: Any, offset: int, shape: tuple[int, ...], order: Any) -> Any:
+    """The same part of the same file."""
+    import numpy
+
+    return numpy.memmap(name, dtype, mode, offset, shape, order)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import warnings
@@ -24,7 +25,11 @@ class PoolBackend(ParallelBackendBase):
     supports_timeout = True
     supports_retrieve_callback = True
     _workers: _pools.Lease | None = None
-    _interner: Interner | None = None
+    _interning: tuple[int, str] | None = None
+
+    def make_interner(self) -> Interner | None:
+        """What copies a call's large arrays, where that was not switched off."""
+        return None if self._interning is None else Interner(*self._interning)
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
         """How many workers there will be.
@@ -128,7 +133,7 @@ class TreadleBackend(PoolBackend):
         if initializer is None:
             initializer, initargs = own.get("initializer"), own.get("initargs", ())
         idle_s = own.get("idle_worker_timeout") if idle_worker_timeout is None else idle_worker_timeout
-        self._interner = Interner(max_nbytes, mmap_mode) if max_nbytes is not None and mmap_mode is not None else None
+        self._interning = None if max_nbytes is None or mmap_mode is None else (max_nbytes, mmap_mode)
         kind = _pools.Kind(
             count,
             self.family,
@@ -140,6 +145,13 @@ class TreadleBackend(PoolBackend):
         )
         self._workers = _pools.lease_processes(kind, _pools.IDLE_S if idle_s is None else idle_s)
         return count
+
+    def make_ready(self, n_jobs: int) -> None:
+        """Starts what workers are forked from, for calls with this `n_jobs`; does not wait for it."""
+        with contextlib.suppress(FallbackToBackend):
+            self.configure(n_jobs)
+        if self._workers is not None:
+            self._workers.pool._begin()
 
     def start_method(self, context: Any) -> str | None:
         """How the workers come to be: the pool's default, unless a multiprocessing context was given."""

@@ -53,6 +53,9 @@ def is_same(one: object, other: object) -> bool:
         return False
 
 
+preloaded: tuple[str, ...] = ()
+"""Modules that are imported once for all workers of a pool, before they are forked."""
+
 # --- in the workers
 
 family = ""
@@ -81,7 +84,8 @@ class Processes(ProcessPoolExecutor):
 
     def __init__(self, kind: Kind) -> None:
         initargs = (kind.family, kind.level, kind.initializer, kind.initargs)
-        super().__init__(kind.n_jobs, initializer=prepare, initargs=initargs, start_method=kind.start_method)
+        options: dict[str, Any] = {"start_method": kind.start_method, "preload": preloaded}
+        super().__init__(kind.n_jobs, initializer=prepare, initargs=initargs, **options)
         self._kind = kind
 
     def _set_capture(self, cpus: int, initializer: bytes | None, main: dict[str, str] | None) -> Any:

@@ -9,14 +9,16 @@ has yet.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 from typing import Any
 
 from .. import _errors
 from .._engine import Future, wait
-from . import _backends, _base, _batching
+from .._options import check_preload
+from . import _backends, _base, _batching, _pools
+from ._arguments import Interner
 from ._run import as_joblib, too_late
 
 
@@ -46,6 +48,7 @@ class Served(Base):  # type: ignore[misc]
     ours: type[_backends.PoolBackend]
 
     _pool: _backends.PoolBackend | None = None
+    _interner: Interner | None = None
     _failure: BaseException | None = None
 
     def __init__(self, **options: Any) -> None:
@@ -99,6 +102,14 @@ class Served(Base):  # type: ignore[misc]
         self._sizes = _batching.Sizes("auto", adapts, say)
         return count
 
+    def start_call(self) -> None:
+        """Arrays are copied anew for each call."""
+        self._interner = None if self._pool is None else self._pool.make_interner()
+
+    def stop_call(self) -> None:
+        """Lets the copies go."""
+        self._interner = None
+
     def compute_batch_size(self) -> int:
         """As many tasks as take ten milliseconds."""
         return self._sizes.size
@@ -109,8 +120,8 @@ class Served(Base):  # type: ignore[misc]
         lease = self._pool._workers
         assert lease is not None
         timeout = None if self.parallel is None else self.parallel.timeout
-        pool, interner = lease.pool, self._pool._interner
-        future = pool.submit(func) if self.uses_threads else send(pool, interner, func, timeout)
+        pool = lease.pool
+        future = pool.submit(func) if self.uses_threads else send(pool, self._interner, func, timeout)
         job = Job(future, len(func), callback)
         self._jobs.add(job)
         future.add_done_callback(partial(self._ended, job))
@@ -241,18 +252,23 @@ _OURS = {
 _theirs: dict[str, Any] = {}
 
 
-def register(default: bool = True) -> None:
+def register(default: bool = True, *, n_jobs: int | None = None, preload: Sequence[str] = ()) -> None:
     """Makes Treadle a backend of joblib itself, so that scikit-learn, or whatever calls joblib, can run on it.
 
     Args:
         default: Whether it is the default, and serves the names "loky", "multiprocessing" and "threading", too. If not,
             it is there for those who ask: `joblib.parallel_config(backend="treadle")`.
+        n_jobs: As `joblib.Parallel` has it: workers for calls with this `n_jobs` are made ready now, beside what the
+            program does next.
+        preload: Names of modules that are imported once for all workers, before these are forked.
 
     Raises:
         ModuleNotFoundError: joblib is not installed.
+        TypeError, ValueError: `preload` is no sequence of names; `n_jobs` is 0.
 
     Source: python/treadle/joblib/_register.py.
     """
+    _pools.preloaded = check_preload(preload)
     for name, backend in _OURS.items():
         if default or name == "treadle":
             if joblib_parallel.BACKENDS.get(name) is not backend:
@@ -261,6 +277,8 @@ def register(default: bool = True) -> None:
     if default:
         _theirs.setdefault("", joblib_parallel.DEFAULT_BACKEND)
         joblib_parallel.DEFAULT_BACKEND = "treadle"
+    if n_jobs is not None:
+        _backends.TreadleBackend(nesting_level=0).make_ready(n_jobs)
 
 
 def unregister() -> None:

@@ -24,6 +24,7 @@ from ._config import run_all
 if TYPE_CHECKING:
     from .._engine import Future
     from .._executor import ProcessPoolExecutor
+    from ._arguments import Interner
     from ._delayed import Task
     from ._parallel import Parallel
 
@@ -63,7 +64,7 @@ class Run:
         self.parallel = parallel
         backend = parallel._backend
         self.lease = backend._workers
-        self.interner = backend._interner
+        self.interner: Interner | None = backend.make_interner()
         self.uses_threads = bool(getattr(backend, "uses_threads", False))
         nested = backend.get_nested_backend()
         self.nested = nested if self.uses_threads or not has_plain_nesting(backend) else None
@@ -287,9 +288,10 @@ _runs: weakref.WeakSet[Run] = weakref.WeakSet()
 
 
 def _end_all() -> None:
-    """At the interpreter's end nobody asks for results any more."""
+    """At the interpreter's end nobody asks a generator for results any more."""
     for run in list(_runs):
-        run.abort()
+        if run.parallel.return_generator:
+            run.abort()
 
 
 threading._register_atexit(_end_all)  # type: ignore[attr-defined]
