@@ -39,8 +39,9 @@ BENCHMARKS = (
     "bulk",
     "shared_memory",
     "parallel",
+    "cache",
 )
-PACKAGES = ("treadle", "loky", "joblib", "dask", "distributed", "ray", "numpy", "scikit-learn", "cloudpickle")
+PACKAGES = ("treadle", "loky", "joblib", "dask", "distributed", "ray", "numpy", "scikit-learn", "cloudpickle", "xxhash")
 
 
 WHY = {

@@ -99,6 +99,19 @@ def test_ignored_arguments_make_no_difference(memory: Any) -> None:
         memory.cache(add, ignore=["z"])(1)
 
 
+def test_what_is_passed_by_position_alone_has_no_name(memory: Any) -> None:
+    def narrow(a: int, /, b: int = 2, **more: int) -> Any:
+        return a, b, more
+
+    cached = memory.cache(narrow)
+    for _ in range(2):
+        assert cached(1, a=2) == (1, 2, {"a": 2})
+        assert cached(1, b=3) == (1, 3, {})
+        assert cached(1) == (1, 2, {})
+    with pytest.raises(ValueError, match="Wrong number of arguments"):
+        cached(a=1)
+
+
 def test_calls_that_do_not_fit_are_refused_as_joblib_does(memory: Any) -> None:
     def narrow(a: int, *, b: int) -> int:
         return a

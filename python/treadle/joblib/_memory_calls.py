@@ -36,6 +36,8 @@ class Arguments:
         self.names: tuple[str, ...] = ()
         self.keywords: tuple[str, ...] = ()
         self.varargs = self.varkw = ""
+        self.nameless: set[str] = set()
+        """Those that are passed by their positions alone."""
         self.defaults: dict[str, Any] = {}
         self.signature: inspect.Signature | None = None
         self.quick = -1
@@ -52,6 +54,8 @@ class Arguments:
         for name, parameter in self.signature.parameters.items():
             if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
                 names.append(name)
+                if parameter.kind is parameter.POSITIONAL_ONLY:
+                    self.nameless.add(name)
             elif parameter.kind is parameter.KEYWORD_ONLY:
                 keywords.append(name)
             elif parameter.kind is parameter.VAR_POSITIONAL:
@@ -96,21 +100,22 @@ class Arguments:
             return {"*": list(args), "**": dict(kwargs)}
         given = self.before + args
         found: dict[str, Any] = {}
+        named = {name: value for name, value in kwargs.items() if name not in self.nameless}
         for position, name in enumerate(self.names):
             if position < len(given):
-                if name in kwargs:
+                if name in named:
                     raise self.wrong(f"Argument {name} was given both as positional and as keyword", args, kwargs)
                 found[name] = given[position]
             else:
-                found[name] = self.by_keyword(name, args, kwargs)
+                found[name] = self.by_keyword(name, args, kwargs, named)
         rest = given[len(self.names) :]
         if rest and not self.varargs:
             raise self.wrong("Too many arguments", args, kwargs)
         for name in self.keywords:
-            found[name] = self.by_keyword(name, args, kwargs)
+            found[name] = self.by_keyword(name, args, kwargs, named)
         if self.varargs:
             found["*"] = list(rest)
-        more = {name: value for name, value in kwargs.items() if name not in found}
+        more = {name: value for name, value in kwargs.items() if name not in found or name in self.nameless}
         if more and not self.varkw:
             raise self.wrong("Too many keyword arguments", args, kwargs)
         if self.varkw:
@@ -119,8 +124,8 @@ class Arguments:
             del found[name]
         return found
 
-    def by_keyword(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        value = kwargs.get(name, self.defaults.get(name, EMPTY))
+    def by_keyword(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], named: Mapping[str, Any]) -> Any:
+        value = named.get(name, self.defaults.get(name, EMPTY))
         if value is EMPTY:
             raise self.wrong("Wrong number of arguments", args, kwargs)
         return value

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib.machinery import PathFinder
 from importlib.util import resolve_name
+from inspect import getattr_static
 from marshal import dumps
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -152,7 +153,7 @@ class Tracker:
         if isinstance(value, FunctionType):
             if is_users(value):
                 self.function(value, owner)
-            elif (wrapped := getattr(value, "__wrapped__", None)) is not None:
+            elif (wrapped := own(value, "__wrapped__")) is not None:
                 self.thing(wrapped, label, owner, None)
         elif isinstance(value, type):
             if is_users(value):
@@ -173,15 +174,15 @@ class Tracker:
         elif isinstance(value, tuple) and not is_immutable(value):
             for number, each in enumerate(value):
                 self.thing(each, f"{label}[{number}]", owner, None)
-        elif hasattr(value, "__wrapped__") and callable(value):
+        elif callable(value) and (wrapped := own(value, "__wrapped__")) is not None:
             if is_users(type(value)):
                 self.cls(type(value))
-            self.thing(getattr(value, "__wrapped__"), label, owner, None)  # noqa: B009 - functions' type has none
+            self.thing(wrapped, label, owner, None)
         elif not isinstance(value, ModuleType | BuiltinFunctionType):
             self.value(value, label, place)
 
     def value(self, value: Any, label: str, place: tuple[int, str] | None) -> None:
-        if isinstance(value, type | ModuleType | Instance) or (callable(value) and hasattr(value, "__name__")):
+        if isinstance(value, type | ModuleType | Instance) or (callable(value) and own(value, "__name__")):
             return
         written = self.small(value)
         if written is not None:
@@ -280,6 +281,11 @@ class Tracker:
                 if is_users_file(file) and f"the file of {each}" not in self.parts:
                     with open(file, "rb") as source:
                         self.add(f"the file of {each}", source.read())
+
+
+def own(value: Any, name: str) -> Any:
+    """An attribute that is there without any code being run, or None."""
+    return getattr_static(value, name, None)
 
 
 class Instance:

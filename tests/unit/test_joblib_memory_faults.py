@@ -1,0 +1,290 @@
+"""treadle.joblib.Memory where something is wrong: the right result or a warning, and never a wrong value."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import shutil
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+from treadle.joblib import CacheWarning, MemorizedResult, Memory, _memory_local
+
+joblib = pytest.importorskip("joblib")
+MakeMemory = Callable[..., Any]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[MakeMemory]:
+    """Memories in one folder, which this process closes at the end."""
+    yield lambda **options: Memory(tmp_path, verbose=0, **options)
+    _memory_local._handles.clear()
+
+
+class Squares:
+    """A function that counts its calls."""
+
+    def __init__(self, memory: Any) -> None:
+        self.calls: list[int] = []
+        calls = self.calls
+
+        def squares(count: int) -> Any:
+            calls.append(count)
+            return numpy.arange(count) ** 2
+
+        self.cached = memory.cache(squares)
+        self.expected = numpy.arange(1000) ** 2
+
+    def is_right(self) -> bool:
+        return bool((self.cached(1000) == self.expected).all())
+
+
+def entry_files(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("treadle/store-1/??/*") if not path.name.endswith("0" * 32)]
+
+
+# --- damaged entries
+
+
+@pytest.mark.parametrize("mode", [None, "r", "c"])
+def test_a_damaged_entry_is_computed_anew(make: MakeMemory, tmp_path: Path, rng: random.Random, mode: str) -> None:
+    squares = Squares(make(mmap_mode=mode))
+    assert squares.is_right()
+    for _ in range(20):
+        (file,) = entry_files(tmp_path)
+        data = bytearray(file.read_bytes())
+        bit = rng.randrange(8 * len(data))
+        data[bit // 8] ^= 1 << bit % 8
+        write_anew(file, bytes(data))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert squares.is_right()
+        # What says nothing, as the space between parts, may be damaged without anybody's noticing.
+        assert all("computed anew" in str(one.message) and one.category is CacheWarning for one in caught)
+        assert squares.is_right()
+
+
+@pytest.mark.parametrize("left", [0, 1, 63, 64, 4095, -1])
+def test_a_torn_entry_is_computed_anew(make: MakeMemory, tmp_path: Path, left: int) -> None:
+    squares = Squares(make())
+    assert squares.is_right()
+    (file,) = entry_files(tmp_path)
+    write_anew(file, file.read_bytes()[:left])
+    with pytest.warns(CacheWarning, match="computed anew"):
+        assert squares.is_right()
+    assert len(squares.calls) == 2
+    assert squares.is_right() and len(squares.calls) == 2
+
+
+def write_anew(file: Path, data: bytes) -> None:
+    """Another file in the place of an entry's: what mapped the first one keeps it."""
+    file.unlink()
+    file.write_bytes(data)
+
+
+def test_a_reference_to_a_damaged_entry_says_so(make: MakeMemory, tmp_path: Path) -> None:
+    squares = Squares(make())
+    shelved = squares.cached.call_and_shelve(1000)
+    (file,) = entry_files(tmp_path)
+    write_anew(file, b"garbage")
+    with pytest.raises(KeyError, match="is corrupted"):
+        shelved.get()
+
+
+class Gone:
+    """Its class may not be there any more when it is read."""
+
+
+def test_a_result_that_cannot_be_read_is_computed_anew(make: MakeMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    kept = Gone
+
+    def make_one() -> Any:
+        calls.append(1)
+        return kept()
+
+    cached = make().cache(make_one)
+    cached()
+    monkeypatch.delitem(globals(), "Gone")
+    with pytest.warns(CacheWarning) as caught:
+        assert isinstance(cached(), kept)
+    assert "computed anew" in str(caught[0].message)
+    assert "can't be pickled" in str(caught[1].message)
+    assert len(calls) == 2
+
+
+# --- results and arguments
+
+
+def test_a_result_that_cannot_be_pickled_is_returned(make: MakeMemory) -> None:
+    cached = make().cache(lambda: threading.Lock())
+    for _ in range(2):
+        with pytest.warns(CacheWarning, match="can't be pickled"):
+            assert cached().acquire(False)
+    with pytest.warns(CacheWarning):
+        shelved = cached.call_and_shelve()
+    assert not isinstance(shelved, MemorizedResult) and shelved.get().acquire(False)
+
+
+class Restless:
+    """Says something else about itself each time."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def __reduce__(self) -> Any:
+        self.looks += 1
+        return Restless, (), {"looks": self.looks}
+
+
+def test_what_changes_meanwhile_is_computed_and_not_kept(make: MakeMemory) -> None:
+    memory = make()
+    cached = memory.cache(lambda value: 1)
+    with pytest.warns(CacheWarning, match="arguments have changed"):
+        assert cached(Restless()) == 1
+    assert memory.store_backend.get_items() == []
+
+
+def test_a_function_may_change_its_arguments(make: MakeMemory) -> None:
+    calls: list[int] = []
+
+    def sort(values: list[int]) -> list[int]:
+        calls.append(1)
+        values.sort()
+        return values
+
+    cached = make().cache(sort)
+    assert [cached([3, 1, 2]) for _ in range(2)] == [[1, 2, 3]] * 2
+    assert len(calls) == 1
+
+
+# --- folders
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO])
+def test_what_cannot_be_written_is_returned(make: MakeMemory, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    memory = make()
+    squares = Squares(memory)
+
+    class Full:
+        def __init__(self, store: Any) -> None:
+            self.store = store
+
+        def put(self, *_: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.store, name)
+
+    handle = _memory_local.handle
+    monkeypatch.setattr(_memory_local, "handle", lambda place: Full(handle(place)))
+    with pytest.warns(CacheWarning, match="Unable to cache"):
+        assert squares.is_right()
+    monkeypatch.undo()
+    assert squares.is_right() and squares.is_right()
+    assert len(squares.calls) == 2
+
+
+def test_a_folder_that_is_removed_is_made_again(make: MakeMemory, tmp_path: Path) -> None:
+    squares = Squares(make())
+    assert squares.is_right()
+    shutil.rmtree(tmp_path / "treadle")
+    assert squares.is_right() and squares.is_right()
+    assert len(squares.calls) == 2
+    shutil.rmtree(tmp_path / "treadle")
+    again = Squares(make())
+    assert again.is_right() and again.is_right()
+    assert len(again.calls) == 1
+
+
+def test_a_folder_that_others_can_write_to_is_refused(make: MakeMemory, tmp_path: Path) -> None:
+    folder = tmp_path / "treadle"
+    folder.mkdir()
+    folder.chmod(0o777)
+    with pytest.raises(PermissionError, match="another user"):
+        make()
+    squares = Squares(make(shared=True))
+    assert squares.is_right() and squares.is_right()
+    assert len(squares.calls) == 1
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="nothing is read-only for root")
+def test_a_read_only_folder_has_hits_and_keeps_nothing(make: MakeMemory, tmp_path: Path) -> None:
+    memory = make()
+    squares = Squares(memory)
+    assert squares.is_right()
+    places = [path for path in (tmp_path / "treadle").rglob("*") if path.is_dir()] + [tmp_path / "treadle"]
+    _memory_local._handles.clear()
+    for place in places:
+        place.chmod(0o500)
+    try:
+        assert squares.is_right() and len(squares.calls) == 1
+        with pytest.warns(CacheWarning, match="Unable to cache"):
+            assert len(squares.cached(2000)) == 2000
+    finally:
+        for place in places:
+            place.chmod(0o700)
+
+
+def test_other_versions_of_the_store_are_left_alone(make: MakeMemory, tmp_path: Path) -> None:
+    other = tmp_path / "treadle" / "store-0"
+    other.mkdir(parents=True, mode=0o700)
+    (tmp_path / "treadle").chmod(0o700)
+    (other / "file").write_text("theirs")
+    memory = make()
+    squares = Squares(memory)
+    assert squares.is_right() and squares.is_right()
+    memory.clear(warn=False)
+    memory.reduce_size(items_limit=0)
+    assert (other / "file").read_text() == "theirs"
+
+
+# --- results of joblib's
+
+
+def plus(x: int, y: int = 1) -> Any:
+    calls.append((x, y))
+    return numpy.full(1000, x + y)
+
+
+calls: list[tuple[int, int]] = []
+
+
+def leave(folder: Path) -> Any:
+    """Has joblib leave the result of plus(1)."""
+    theirs = joblib.Memory(str(folder), verbose=0)
+    theirs.clear(warn=False)  # it writes a function's source once in a process, or after this
+    theirs.cache(plus)(1)
+    calls.clear()
+    return theirs
+
+
+def test_results_of_joblib_are_taken_over(make: MakeMemory, tmp_path: Path) -> None:
+    theirs = leave(tmp_path)
+    cached = Memory(str(tmp_path), verbose=0, import_joblib=True, mmap_mode="r").cache(plus)
+    assert (cached(1, y=1) == 2).all() and calls == []
+    assert (cached(2) == 3).all() and calls == [(2, 1)]
+    theirs.clear(warn=False)
+    assert (cached(1) == 2).all() and calls == [(2, 1)]
+
+
+def test_results_of_other_code_are_not_taken_over(make: MakeMemory, tmp_path: Path) -> None:
+    leave(tmp_path)
+    (code,) = (tmp_path / "joblib").rglob("func_code.py")
+    code.write_text(code.read_text().replace("x + y", "x - y"))
+    cached = Memory(str(tmp_path), verbose=0, import_joblib=True).cache(plus)
+    assert (cached(1) == 2).all() and calls == [(1, 1)]
+
+
+def test_results_that_others_could_have_written_are_not_taken_over(make: MakeMemory, tmp_path: Path) -> None:
+    leave(tmp_path)
+    (tmp_path / "joblib").chmod(0o777)
+    with pytest.warns(CacheWarning, match="other users can write"):
+        assert (Memory(str(tmp_path), verbose=0, import_joblib=True).cache(plus)(1) == 2).all()
+    assert calls == [(1, 1)]
