@@ -56,6 +56,7 @@ def install_backend() -> None:
     parallel.DEFAULT_BACKEND = "loky"
     classes = {name: getattr(_register, name) for name in ("LokyBackend", "MultiprocessingBackend", "ThreadingBackend")}
     put("joblib._parallel_backends", **classes)
+    put("joblib.parallel", MultiprocessingBackend=_register.MultiprocessingBackend)
     put("joblib.externals.loky", get_reusable_executor=get_reusable_executor)
 
 
@@ -83,13 +84,21 @@ def install_names() -> None:
                 setattr(joblib, name, getattr(ours, name))
 
 
-class Finder:
-    """Waits for the import of joblib, which brings NumPy: a process that forks workers must not have it."""
+REGISTER = "treadle.joblib._register"
 
-    looking = False
+
+class Finder:
+    """Waits for the import of joblib, which brings NumPy: a process that forks workers must not have it.
+
+    Where Treadle's backends for joblib are imported first, as in workers, their turn comes when both are there.
+    """
+
+    def __init__(self) -> None:
+        self.looking = False
+        self.loading: set[str] = set()
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        if name != "joblib" or self.looking:
+        if name not in ("joblib", REGISTER) or self.looking:
             return None
         self.looking = True
         spec = importlib.util.find_spec(name)
@@ -99,8 +108,11 @@ class Finder:
         execute = spec.loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
+            self.loading.add(name)
             execute(module)
-            install_names() if os.environ[MODE] == "names" else install_backend()
+            self.loading.discard(name)
+            if not self.loading:
+                install_names() if os.environ[MODE] == "names" else install_backend()
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
