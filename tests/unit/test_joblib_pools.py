@@ -62,11 +62,10 @@ def write_down(path: str) -> None:
 
 
 def test_workers_are_kept_between_calls_and_shared_by_those_that_want_the_same() -> None:
-    found = pids() | pids() | pids(return_as="generator")
+    found = pids() | pids() | pids(return_as="generator") | pids(backend="loky")
     with Parallel(2, batch_size=1) as parallel:
         found |= set(parallel(delayed(pid_of)() for _ in range(50)))
     assert len(found) <= 2
-    assert found >= pids(backend="loky")
     assert not found & pids(backend="multiprocessing")
 
 
@@ -351,12 +350,13 @@ def test_backends_of_others_are_served(made: type[ParallelBackendBase]) -> None:
 
 
 def test_progress_is_said_as_joblib_says_it(capsys: pytest.CaptureFixture[str]) -> None:
+    seconds = r"elapsed: [ \d.]+(s|min)"
     Parallel(2, verbose=11)(delayed(time.sleep)(0) for _ in range(3))
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "[Parallel(n_jobs=2)]: Using backend TreadleBackend with 2 concurrent workers."
-    assert re.fullmatch(r"\[Parallel\(n_jobs=2\)\]: Done   3 out of   3 \| elapsed:    \d\.\ds finished", lines[-1])
+    assert re.fullmatch(rf"\[Parallel\(n_jobs=2\)\]: Done   3 out of   3 \| {seconds} finished", lines[-1])
     Parallel(1, verbose=51)([delayed(neg)(1)])
-    assert "Done 1 out of 1 | elapsed:    0.0s finished" in capsys.readouterr().out
+    assert re.search(rf"Done 1 out of 1 \| {seconds} finished", capsys.readouterr().out)
     Parallel(2)([delayed(neg)(1)])
     assert capsys.readouterr() == ("", "")
 
@@ -369,7 +369,7 @@ def test_print_time_keeps_older_files(tmp_path: Path, capsys: pytest.CaptureFixt
     path = tmp_path / "logs" / "joblib.log"
     for _ in range(3):
         PrintTime(logdir=str(path.parent))("done")
-    assert "done: 0.0s, 0.0min" in path.read_text()
+    assert re.search(r"done: \d+\.\ds, \d+\.\dmin", path.read_text())
     assert {item.name for item in path.parent.iterdir()} == {"joblib.log", "joblib.log.1", "joblib.log.2"}
     assert capsys.readouterr().err.count("done") == 3
     with pytest.raises(ValueError, match="both"):

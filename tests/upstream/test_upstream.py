@@ -149,7 +149,7 @@ def skip_reason(test: str) -> str:
     return next((reason for pattern, reason in SKIPS.items() if fnmatchcase(test, pattern)), "")
 
 
-@pytest.mark.deadline(1200)
+@pytest.mark.deadline(3600)
 def test_upstream(upstream: str, request: pytest.FixtureRequest) -> None:
     suite = next(suite for suite in request.config.stash[SUITES] if upstream in suite.tests)
     if upstream not in suite.outcomes:

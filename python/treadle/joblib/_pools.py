@@ -111,7 +111,7 @@ class Shelved:
         self.generation = _generation
 
 
-_lock = threading.Condition(threading.Lock())
+_lock = threading.Condition()
 _processes: list[Shelved] = []  # the one used last comes last
 _threads: list[Shelved] = []  # idle ones only
 _ended: deque[tuple[Shelved, bool]] = deque()  # leases that ended, and whether their pool was spoiled
@@ -187,12 +187,10 @@ def close_all() -> None:
 
 
 def _sweep() -> None:
-    """Sees to leases that have ended, unless somebody holds the lock, who does it afterwards."""
-    while _ended and _lock.acquire(blocking=False):
-        try:
+    """Sees to leases that have ended, unless this thread holds the lock: it does so afterwards."""
+    while _ended and not _lock._is_owned():  # type: ignore[attr-defined]
+        with _lock:
             dropped = _tidy()
-        finally:
-            _lock.release()
         _close(dropped)
 
 
@@ -253,14 +251,15 @@ def _watch() -> None:
                 if not waits:
                     _watching = False
                     return
-                _lock.wait(min(waits))
+                if not _ended:
+                    _lock.wait(min(waits))
         _close(dropped)
         _sweep()
 
 
 def _in_forked_child() -> None:
     global _lock, _watching
-    _lock = threading.Condition(threading.Lock())
+    _lock = threading.Condition()
     _watching = False
     _processes.clear()
     _threads.clear()
