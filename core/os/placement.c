@@ -29,3 +29,11 @@ void td_thread_wake_gently(void)
     if (sched_getscheduler(0) == SCHED_OTHER)
         sched_setscheduler(0, SCHED_BATCH, &priority);
 }
+
+void td_cpus_confine(pid_t thread, const cpu_set_t *cpus, int without)
+{
+    cpu_set_t left = *cpus;
+    if (without >= 0 && without < CPU_SETSIZE)
+        CPU_CLR((unsigned)without, &left);
+    sched_setaffinity(thread, sizeof left, CPU_COUNT(&left) != 0 ? &left : cpus);
+}

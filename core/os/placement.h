@@ -3,7 +3,9 @@
 #ifndef TD_OS_PLACEMENT_H
 #define TD_OS_PLACEMENT_H
 
+#include <sched.h>
 #include <stdbool.h>
+#include <sys/types.h>
 
 /* The CPU that the calling thread runs on; -1 where that can't be told. A few nanoseconds. */
 int td_cpu_current(void);
@@ -11,6 +13,9 @@ int td_cpu_current(void);
 /* Moves the calling thread to another CPU of its affinity mask, which is afterwards as it was. False: there is none.
  * Takes about 10 us. */
 bool td_cpu_leave(void);
+
+/* Lets a thread (0: the calling one) run on these CPUs, but for one of them (-1: none), unless it is the only one. */
+void td_cpus_confine(pid_t thread, const cpu_set_t *cpus, int without);
 
 /* From now on, being woken does not interrupt what runs on the CPU (SCHED_BATCH; what the thread starts inherits it).
  * Another policy than the default one is the user's choice and stays. */

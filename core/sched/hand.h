@@ -31,9 +31,11 @@
 #ifndef TD_SCHED_HAND_H
 #define TD_SCHED_HAND_H
 
+#include <sched.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "base/atomic.h"
 #include "base/status.h"
@@ -72,18 +74,20 @@ enum td_hand_state {
 struct td_hand {
     struct td_deque deque;
     TD_ALIGNED(TD_CACHELINE) td_atomic_u32 state; /* td_hand_state, and the futex word */
-    td_atomic_u32 waker_cpu;                      /* where the thread runs that woke it, plus 1 */
+    td_atomic_u32 keeps_off;                      /* the CPU that it is not to be woken on, plus 1; 0: none */
+    td_atomic_u32 waker_cpu;                      /* where the thread ran that woke it last, plus 1 */
     td_atomic_u64 waits_for;                      /* while WAITING: the tag of its loop */
     TD_ALIGNED(TD_CACHELINE) uint32_t index;
     bool is_worker; /* number `index` of them */
     bool started;   /* a worker: its thread is there */
     bool in_use;    /* a caller */
+    pid_t thread;   /* a worker's that may be placed (park.h); 0: it may not */
+    cpu_set_t cpus; /* which it may use; written before it first sleeps */
     /* its thread's own */
     struct td_region *region; /* the innermost whose chunk it runs */
     uint32_t next_victim;
     uint32_t turns, turns_per_look; /* of chunks, between looks at the clock */
     int64_t looked_ns;              /* when the hook was last asked */
-    int64_t moved_ns;               /* when it last moved to another CPU */
 };
 
 struct td_sched {

@@ -8,7 +8,8 @@
  * Fork        the child has the calling thread and no other. Its workers are as if they were never started; other
  *             callers' hands are free. A loop that was under way can't be finished there: its caller finds `forks`
  *             changed when the chunk that forked returns, and td_parallel_for returns TD_EFORKED. A worker's thread
- *             whose chunk forked ends when that chunk returns. The lock is held over the fork.
+ *             whose chunk forked ends when that chunk returns. The lock is held over the fork. A fork in the middle of
+ *             making it is seen by pthread_once, which has the child make its own.
  * Tests       tests/sched/test_callers.c, tests/sched/test_fork.c */
 #include <pthread.h>
 #include <signal.h>
@@ -36,7 +37,6 @@ static void hand_init(struct td_hand *hand, uint32_t index, bool is_worker)
 {
     td_deque_init(&hand->deque);
     td_atomic_store_relaxed(&hand->state, is_worker ? TD_HAND_IDLE : TD_HAND_AWAKE);
-    td_atomic_store_relaxed(&hand->waker_cpu, 0);
     td_atomic_store_relaxed(&hand->waits_for, 0);
     hand->index = index;
     hand->is_worker = is_worker;
@@ -45,7 +45,10 @@ static void hand_init(struct td_hand *hand, uint32_t index, bool is_worker)
     hand->region = NULL;
     hand->next_victim = 0;
     hand->turns = hand->turns_per_look = 0;
-    hand->looked_ns = hand->moved_ns = 0;
+    hand->looked_ns = 0;
+    hand->thread = 0;
+    td_atomic_store_relaxed(&hand->keeps_off, 0);
+    td_atomic_store_relaxed(&hand->waker_cpu, 0);
 }
 
 static struct td_hand *hand_new(uint32_t index, bool is_worker)
@@ -87,6 +90,8 @@ static void *live(void *argument)
 {
     pthread_setname_np(pthread_self(), "treadle-loop");
     self = argument;
+    if (sched_getaffinity(0, sizeof self->cpus, &self->cpus) == 0 && CPU_COUNT(&self->cpus) > 1)
+        self->thread = gettid();
     td_hand_work(argument);
     return NULL;
 }
@@ -174,12 +179,9 @@ static void after_fork_in_parent(void)
     pthread_mutex_unlock(&lock);
 }
 
-void td_sched_after_fork_child(void)
+static void start_afresh(void)
 {
-    if (home == 0 || home == getpid())
-        return;
     home = getpid();
-    pthread_mutex_init(&lock, NULL);
     for (uint32_t i = 0; i < td_atomic_load_relaxed(&sched.hand_count); i++) {
         struct td_hand *hand = td_hand_at(&sched, i);
         hand_init(hand, i, hand->is_worker);
@@ -191,6 +193,21 @@ void td_sched_after_fork_child(void)
     td_atomic_store_relaxed(&sched.searching, 0);
     td_atomic_store_relaxed(&sched.callers, 0);
     td_atomic_fetch_add_relaxed(&sched.forks, 1);
+}
+
+static void after_fork_in_child(void)
+{
+    pthread_mutex_unlock(&lock);
+    if (home != 0)
+        start_afresh();
+}
+
+void td_sched_after_fork_child(void)
+{
+    if (home == 0 || home == getpid())
+        return;
+    pthread_mutex_init(&lock, NULL); /* whoever held it is not here */
+    start_afresh();
 }
 
 /* ---- The one of this process ----------------------------------------------------------------------------------- */
@@ -210,7 +227,12 @@ static void make(void)
     home = getpid();
     (void)td_sched_init(&sched, count_cpus(), start_thread);
     pthread_key_create(&at_thread_end, give_caller);
-    pthread_atfork(before_fork, after_fork_in_parent, td_sched_after_fork_child);
+}
+
+/* Not with the first loop: a fork that has begun by then would not know of it. */
+__attribute__((constructor)) static void watch_forks(void)
+{
+    pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
 }
 
 struct td_sched *td_sched_get(void)

@@ -23,7 +23,6 @@
  *             `left` if nobody else had one.
  * Tests       tests/sched/test_loop.c, test_nested.c, test_callers.c, test_fork.c */
 #include "base/clock.h"
-#include "os/placement.h"
 #include "sched/park.h"
 
 #define PARTS_MOST (TD_DEQUE_CELLS / 4)
@@ -35,7 +34,6 @@
 #define HOOK_SLEEP_NS                                                                                          \
     (5 * TD_NS_PER_MS) /* the first sleep of a caller that has a hook to ask; each is twice as long */
 #define TURNS_MOST 1024u
-#define MOVE_EVERY_NS (4 * TD_NS_PER_MS)
 
 static td_atomic_ptr interrupt_hook; /* td_interrupt_hook * */
 static _Thread_local __attribute__((tls_model("initial-exec")))
@@ -291,17 +289,6 @@ static bool steal(struct td_sched *sched, struct td_hand *hand, const uint64_t *
 
 /* ---- Workers --------------------------------------------------------------------------------------------------- */
 
-/* Being woken may have put us on our waker's CPU, where we would only take turns. */
-static void step_aside(struct td_hand *hand)
-{
-    const uint32_t waker_cpu = td_atomic_load_relaxed(&hand->waker_cpu);
-    if (waker_cpu == 0 || waker_cpu != (uint32_t)(td_cpu_current() + 1))
-        return;
-    const int64_t now = td_now_ns();
-    if (now - hand->moved_ns >= MOVE_EVERY_NS && td_cpu_leave())
-        hand->moved_ns = now;
-}
-
 /* Its own first: what it left there when it made way. */
 static bool find(struct td_sched *sched, struct td_hand *hand, struct td_range *range)
 {
@@ -318,16 +305,18 @@ static void await_work(struct td_sched *sched, struct td_hand *hand, struct td_r
             return;
         if (td_hand_is_within_budget(sched, hand) && td_spin_turn(sched, &spin))
             continue;
+        td_park_keep_off_waker(hand);
         const bool last = td_park_begin(sched, hand);
         const bool found = find(sched, hand, range); /* S2 */
         if (last)
             td_park_wake_for_any(sched); /* W2 */
         if (found) {
             td_park_cancel(sched, hand);
+            td_park_roam(hand);
             return;
         }
         (void)td_park_sleep_until(sched, hand, TD_FOREVER);
-        step_aside(hand);
+        td_park_roam(hand);
         spin = (struct td_spin){0};
     }
 }
@@ -336,9 +325,7 @@ void td_hand_work(struct td_hand *hand)
 {
     struct td_sched *sched = td_sched_get();
     const uint32_t forks = td_atomic_load_relaxed(&sched->forks);
-    td_thread_wake_gently();
     td_atomic_store_seq(&hand->state, TD_HAND_AWAKE);
-    step_aside(hand);
     while (td_atomic_load_relaxed(&sched->forks) == forks) {
         struct td_range range;
         await_work(sched, hand, &range);

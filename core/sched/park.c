@@ -77,13 +77,41 @@ void td_park_found(struct td_sched *sched)
 
 /* ---- Waking ---------------------------------------------------------------------------------------------------- */
 
+/* A worker that is woken is not to run where its waker does. */
+static void place(struct td_hand *hand)
+{
+    const int cpu = td_cpu_current();
+    if (hand->thread == 0 || td_atomic_load_relaxed(&hand->keeps_off) == (uint32_t)(cpu + 1))
+        return;
+    td_atomic_store_relaxed(&hand->waker_cpu, (uint32_t)(cpu + 1));
+    td_cpus_confine(hand->thread, &hand->cpus, cpu);
+}
+
+void td_park_keep_off_waker(struct td_hand *hand)
+{
+    const uint32_t waker_cpu = td_atomic_load_relaxed(&hand->waker_cpu);
+    if (hand->thread == 0 || waker_cpu == 0)
+        return;
+    td_cpus_confine(0, &hand->cpus, (int)waker_cpu - 1);
+    td_atomic_store_relaxed(&hand->keeps_off, waker_cpu);
+}
+
+void td_park_roam(struct td_hand *hand)
+{
+    if (hand->thread == 0 || td_atomic_load_relaxed(&hand->waker_cpu) == 0)
+        return;
+    td_atomic_store_relaxed(&hand->keeps_off, 0);
+    td_cpus_confine(0, &hand->cpus, -1);
+}
+
 /* False: it is not parked so, or could not be started. */
 static bool wake(struct td_sched *sched, struct td_hand *hand, enum td_hand_state parked)
 {
     if (td_atomic_load_seq(&hand->state) != (uint32_t)parked || !unpark(sched, hand, parked, TD_HAND_WOKEN))
         return false; /* J4, S4 */
-    td_atomic_store_relaxed(&hand->waker_cpu, (uint32_t)(td_cpu_current() + 1));
     if (parked == TD_HAND_WAITING || hand->started) {
+        if (parked == TD_HAND_IDLE)
+            place(hand);
         td_futex_wake(&hand->state, 1, false);
         return true;
     }

@@ -41,6 +41,11 @@
  * Nothing but speed depends on the claim: the hand in whose deque a range lies comes to it in any case. For J it is
  * otherwise: but J1 stands before J2 and J3 before J4, so the caller sees that nothing is left, or is seen waiting.
  *
+ * Whom the kernel wakes it often puts on the CPU of the waker, although others idle; a caller goes on working, so its
+ * worker would wait there for milliseconds, or interrupt it. So a worker takes the CPU of its last waker out of its
+ * affinity mask while it sleeps, and a waker on another one takes that out instead. While it works the mask is as it
+ * was when its thread began: what a chunk starts inherits it.
+ *
  * Spinning is for CPUs that nobody wants. Hands that are awake are never more than CPUs (hand.h); others show
  * themselves by taking ours away: a hand that spins looks at the clock all the time, and one that finds a hole in it
  * sleeps, and nobody spins for a while.
@@ -61,6 +66,10 @@ void td_park_begin_wait(struct td_sched *sched, struct td_hand *hand, uint64_t t
 void td_park_cancel(struct td_sched *sched, struct td_hand *hand);
 /* It did not: sleeps, and is then as it was before. TD_OK: look again; TD_ETIMEDOUT, TD_EINTR. */
 td_status td_park_sleep_until(struct td_sched *sched, struct td_hand *hand, int64_t deadline_ns);
+
+/* Around a worker's sleep: it keeps off its waker's CPU, and may run anywhere again. */
+void td_park_keep_off_waker(struct td_hand *hand);
+void td_park_roam(struct td_hand *hand);
 
 /* A worker without work is searching; and one that has found some is not, and wakes another if it was the last. */
 void td_park_search(struct td_sched *sched);

@@ -43,6 +43,20 @@ TD_TEST(who_may_run_on_one_cpu_only_stays)
     REQUIRE(sched_setaffinity(0, sizeof before, &before) == 0);
 }
 
+TD_TEST(a_thread_is_kept_off_a_cpu_unless_it_has_no_other)
+{
+    const cpu_set_t before = mask();
+    const int here = td_cpu_current();
+    cpu_set_t rest = before, now;
+    CPU_CLR((unsigned)here, &rest);
+    td_cpus_confine(0, &before, here);
+    now = mask();
+    CHECK(CPU_EQUAL(&now, CPU_COUNT(&before) > 1 ? &rest : &before));
+    td_cpus_confine(gettid(), &before, -1);
+    now = mask();
+    CHECK(CPU_EQUAL(&now, &before));
+}
+
 TD_TEST(the_default_policy_gives_way)
 {
     if (sched_getscheduler(0) != SCHED_OTHER)

@@ -194,6 +194,42 @@ TD_TEST(the_counters_are_as_before_when_a_sleep_ends)
     td_sched_fini(&sched);
 }
 
+/* ---- Where ---- */
+
+static cpu_set_t mask(void)
+{
+    cpu_set_t cpus;
+    REQUIRE(sched_getaffinity(0, sizeof cpus, &cpus) == 0);
+    return cpus;
+}
+
+TD_TEST(a_worker_keeps_off_its_wakers_cpu_while_it_sleeps_and_no_longer)
+{
+    const cpu_set_t all = mask();
+    sched_setup(2, 1);
+    struct td_hand *worker = hand_at(0);
+    td_park_keep_off_waker(worker); /* nobody has woken it yet */
+    cpu_set_t now = mask();
+    CHECK(CPU_EQUAL(&now, &all));
+    worker->started = true;
+    worker->thread = CPU_COUNT(&all) > 1 ? gettid() : 0;
+    worker->cpus = all;
+    publish(1, td_tag(1, 0, 0, 1)); /* by ourselves */
+    CHECK_EQ(state_of(0), (uint32_t)TD_HAND_WOKEN);
+    now = mask();
+    CHECK_EQ(CPU_COUNT(&now), CPU_COUNT(&all) - (worker->thread != 0));
+    td_park_roam(worker);
+    now = mask();
+    CHECK(CPU_EQUAL(&now, &all));
+    td_park_keep_off_waker(worker);
+    now = mask();
+    CHECK_EQ(CPU_COUNT(&now), CPU_COUNT(&all) - (worker->thread != 0));
+    td_park_roam(worker);
+    now = mask();
+    CHECK(CPU_EQUAL(&now, &all));
+    td_sched_fini(&sched);
+}
+
 /* ---- Spinning ---- */
 
 static uint32_t turns_of_a_spin(void)
