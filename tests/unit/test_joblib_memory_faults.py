@@ -151,6 +151,52 @@ def test_what_changes_meanwhile_is_computed_and_not_kept(make: MakeMemory) -> No
     assert memory.store_backend.get_items() == []
 
 
+class Grows:
+    """Lets a list grow while it is read."""
+
+    def __init__(self, values: list[Any]) -> None:
+        self.values = values
+
+    def __reduce__(self) -> Any:
+        self.values.append(1)
+        return list, ()
+
+
+def test_a_list_that_grows_while_it_is_read_is_computed_and_not_kept(make: MakeMemory) -> None:
+    memory = make()
+    values: list[Any] = [(1, 2)]
+    values.append(Grows(values))
+    with pytest.warns(CacheWarning, match="arguments have changed"):
+        assert memory.cache(len)(values) == len(values)
+    assert memory.store_backend.get_items() == []
+    assert not memory.cache(len).check_call_in_cache(values)
+
+
+class NoText:
+    def __repr__(self) -> str:
+        raise LookupError("no text")
+
+
+def test_arguments_without_a_text_are_no_obstacle(make: MakeMemory, tmp_path: Path) -> None:
+    cached = make().cache(lambda *given: len(given))
+    for _ in range(2):
+        assert cached(NoText(), 10**5000) == 2
+    (file,) = entry_files(tmp_path)
+    write_anew(file, b"garbage")
+    with pytest.warns(CacheWarning, match="computed anew"):
+        assert cached(NoText(), 10**5000) == 2
+
+
+def test_a_callbacks_error_is_the_callers(make: MakeMemory) -> None:
+    def refuse(metadata: dict[str, Any]) -> bool:
+        raise LookupError(metadata["func"])
+
+    cached = make().cache(len, cache_validation_callback=refuse)
+    assert cached([1]) == 1
+    with pytest.raises(LookupError):
+        cached([1])
+
+
 def test_a_function_may_change_its_arguments(make: MakeMemory) -> None:
     calls: list[int] = []
 

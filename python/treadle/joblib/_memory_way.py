@@ -10,6 +10,7 @@ belong to no key.
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -35,6 +36,13 @@ shorten.maxstring = shorten.maxother = shorten.maxlong = 2000
 shorten.maxlevel = 10
 
 
+def text_of(value: Any) -> str:
+    try:
+        return shorten.repr(value)
+    except Exception:  # as that of an int with very many digits
+        return f"<{type(value).__qualname__}>"
+
+
 class LocalWay(Way):
     """A cached function's way to Treadle's store."""
 
@@ -46,6 +54,8 @@ class LocalWay(Way):
         self.arguments = Arguments(memorized.func, memorized.ignore)
         self.transitive = memorized.track == "transitive"
         self.code_of: Callable[[Any], bytes | None] | None = _tracking.code_of if self.transitive else None
+        if memorized.mmap_mode not in ACCESS:
+            raise ValueError(f"mmap_mode must be one of {', '.join(map(repr, ACCESS))}, not {memorized.mmap_mode!r}")
         self.access = ACCESS[memorized.mmap_mode]
         self.warned: set[str] = set()
         self.leavings: Any = None
@@ -68,7 +78,11 @@ class LocalWay(Way):
             if isinstance(self.memorized.func, FunctionType):
                 self.arguments = Arguments(self.memorized.func, self.memorized.ignore)
             self.find_out()
-        return self.prefix + _keys.key_digest(self.arguments.values(args, kwargs), True, self.code_of)
+        try:
+            digest = _keys.key_digest(self.arguments.values(args, kwargs), True, self.code_of)
+        except _keys.Changed:
+            digest = os.urandom(16)  # a key that nobody else has, and that is another one at the next look
+        return self.prefix + digest
 
     def call_id(self, key: bytes) -> tuple[str, str]:
         return self.memorized.func_id, key.hex()
@@ -108,10 +122,18 @@ class LocalWay(Way):
             call.absent = False
             if entry is None and memorized.import_joblib is not None and self.take_over(call):
                 entry = self.store.fetch(call.key, memorized.mmap_mode)
-            if entry is None or not self.is_valid(call):
-                return MISSING
-            if shelve:
-                return memorized._get_memorized_result(call.call_id)
+        except MemoryError:
+            raise
+        except Exception as error:
+            self.report(call, None, error)
+        if entry is None or not self.is_valid(call):
+            return MISSING
+        return memorized._get_memorized_result(call.call_id) if shelve else self.read(call, entry)
+
+    def read(self, call: Call, entry: _engine.Entry) -> Any:
+        """The result in an entry; MISSING where it can't be read."""
+        memorized = self.memorized
+        try:
             start = time.time()
             verbose = memorized._verbose
             if verbose > 1:
@@ -130,9 +152,12 @@ class LocalWay(Way):
     def report(self, call: Call, entry: _engine.Entry | None, error: Exception) -> None:
         """Warns that a result can't be read, which will be computed anew."""
         call.stale = entry.stamp if entry is not None else 0
-        _, signature = signature_text(self.memorized.func, call.args, call.kwargs)
+        try:
+            _, called = signature_text(self.memorized.func, call.args, call.kwargs)
+        except Exception:  # an argument has no text
+            called = self.memorized.func_id
         self.memorized.warn(
-            f"Exception while loading results for {signature}: computed anew ({type(error).__name__}: {error})"
+            f"Exception while loading results for {called}: computed anew ({type(error).__name__}: {error})"
         )
 
     def take_over(self, call: Call) -> bool:
@@ -227,7 +252,7 @@ class LocalWay(Way):
         return output, metadata
 
     def inputs(self, call: Call) -> Mapping[str, str]:
-        return {name: shorten.repr(value) for name, value in self.arguments.mapping(call.args, call.kwargs).items()}
+        return {name: text_of(value) for name, value in self.arguments.mapping(call.args, call.kwargs).items()}
 
     def clear(self) -> None:
         self.store.clear_path((self.memorized.func_id,))
