@@ -84,8 +84,9 @@ bool td__lock_is_held(int fd, int64_t at);
 uint32_t td__flights_forget_locked(struct td_folder *folder);
 /* total.c: adds to what is known of the folder's size, and makes room where there is too much. */
 void td__total_add(td_store *store, int64_t bytes);
-/* total.c: tells other processes now. True: the total is known, and this is it. */
-bool td__total_save(struct td_folder *folder, int64_t *total);
+/* total.c: tells other processes now. KNOWN: *total is it. */
+enum td_total { TD_TOTAL_KNOWN, TD_TOTAL_UNKNOWN, TD_TOTAL_BUSY };
+enum td_total td__total_save(struct td_folder *folder, int64_t *total);
 /* total.c: before and after a look at all entries, which then are of so many bytes. */
 void td__total_forget(struct td_folder *folder);
 void td__total_set(struct td_folder *folder, int64_t bytes);

@@ -1,10 +1,8 @@
 /* cache/total.c: how many bytes the entries of a folder are, without looking at them.
  *
- * Each process adds up what it puts and removes, and from time to time adds that to the number at the head of the
- * state's file. With a cap that is after every 64th part of it, so that the cap is passed by as much for each process
- * that writes, before anybody notices.
- * Invariants  T1 the number is a hint: what a killed process has not added is missing, and what is put while all
- *                entries are looked at may count twice. Every such look puts it right; nothing else depends on it.
+ * Each put and each removal is added to the number at the head of the state's file.
+ * Invariants  T1 the number is a hint: what a process that is killed has not added is missing, and what is put while
+ *                all entries are looked at may count twice. Every such look puts it right; nothing else depends on it.
  *             T2 nobody waits for the number's lock: who finds it taken adds his part the next time.
  * Crash       see T1.   Tests  tests/cache/test_prune.c */
 #include <errno.h>
@@ -13,8 +11,6 @@
 #include "cache/folder.h"
 
 #define MAGIC UINT64_C(0x316c61746f746474)
-#define USUAL_STEP_BYTES (INT64_C(16) << 20)
-#define STEPS 64
 
 struct total {
     uint64_t magic;
@@ -27,12 +23,12 @@ static bool read_total(int fd, struct total *total)
 }
 
 /* Under the folder's lock, which keeps the threads of this process apart. */
-static bool update_locked(struct td_folder *folder, bool set, int64_t bytes, int64_t *result)
+static enum td_total update_locked(struct td_folder *folder, bool set, int64_t bytes, int64_t *result)
 {
-    struct total total;
+    struct total total = {0};
     const int fd = folder->readonly == 0 ? td__folder_state_locked(folder) : -1;
     if (fd < 0 || td__lock_try(fd, TD_LOCK_TOTAL) == TD_LOCK_HELD)
-        return false;
+        return TD_TOTAL_BUSY;
     bool known = read_total(fd, &total);
     if (set)
         total = (struct total){.magic = MAGIC};
@@ -41,16 +37,16 @@ static bool update_locked(struct td_folder *folder, bool set, int64_t bytes, int
         known = pwrite(fd, &total, sizeof total, 0) == (ssize_t)sizeof total;
     td__lock_end(fd, TD_LOCK_TOTAL);
     *result = total.bytes;
-    return known;
+    return known ? TD_TOTAL_KNOWN : TD_TOTAL_UNKNOWN;
 }
 
-bool td__total_save(struct td_folder *folder, int64_t *total)
+enum td_total td__total_save(struct td_folder *folder, int64_t *total)
 {
     const int error = errno;
     pthread_mutex_lock(&folder->lock);
     const int64_t unsaved = (int64_t)td_atomic_exchange_relaxed(&folder->unsaved_bytes, 0);
-    const bool saved = update_locked(folder, false, unsaved, total);
-    if (!saved)
+    const enum td_total saved = update_locked(folder, false, unsaved, total);
+    if (saved != TD_TOTAL_KNOWN)
         td_atomic_fetch_add_relaxed(&folder->unsaved_bytes, (uint64_t)unsaved);
     pthread_mutex_unlock(&folder->lock);
     errno = error;
@@ -74,14 +70,10 @@ void td__total_add(td_store *store, int64_t bytes)
 {
     struct td_folder *folder = store->folder;
     const uint64_t cap = store->options.cap_bytes;
-    const int64_t step = cap == 0 ? USUAL_STEP_BYTES : (int64_t)(cap / STEPS);
-    const int64_t unsaved =
-        (int64_t)(td_atomic_fetch_add_relaxed(&folder->unsaved_bytes, (uint64_t)bytes)) + bytes;
-    if (unsaved < step && unsaved > -USUAL_STEP_BYTES)
-        return;
+    td_atomic_fetch_add_relaxed(&folder->unsaved_bytes, (uint64_t)bytes);
     int64_t total;
-    const bool known = td__total_save(folder, &total);
-    if (cap == 0 || (known && total <= (int64_t)cap))
+    const enum td_total saved = td__total_save(folder, &total);
+    if (cap == 0 || saved == TD_TOTAL_BUSY || (saved == TD_TOTAL_KNOWN && total <= (int64_t)cap))
         return;
     /* Some room, so that this is not done for every entry. */
     const struct td_limits limits = {.bytes = cap - cap / 10, .items = TD_NO_LIMIT, .age_ns = INT64_MAX};

@@ -87,14 +87,14 @@ static uint64_t all_bytes(td_store *store)
     return sum;
 }
 
-TD_TEST(a_cap_holds_to_a_64th)
+TD_TEST(a_cap_holds)
 {
     const uint64_t cap = 100 * FILE_BYTES;
     own_folder_path();
     td_store *store = own_open((struct td_store_options){.cap_bytes = cap});
     for (uint64_t i = 0; i < 500; i++) {
         REQUIRE_OK(own_put(store, i, EACH_BYTES, i));
-        CHECK_LE(all_bytes(store), cap + cap / 64 + FILE_BYTES);
+        CHECK_LE(all_bytes(store), cap);
     }
     CHECK_LE(cap / 2, all_bytes(store));
     CHECK(own_has(store, 499, EACH_BYTES, 499));
@@ -111,22 +111,18 @@ TD_TEST(a_cap_counts_what_was_there_before_and_what_others_put)
     td_store_close(store);
     store = own_open((struct td_store_options){.cap_bytes = cap});
     REQUIRE_OK(own_put(store, 1000, EACH_BYTES, 1000));
-    REQUIRE_OK(own_put(store, 1001, EACH_BYTES, 1001));
-    CHECK_LE(all_bytes(store), cap + cap / 64);
+    CHECK_LE(all_bytes(store), cap);
     fflush(NULL);
     const pid_t pid = fork();
     if (pid == 0) {
         td_store *other = own_open((struct td_store_options){.cap_bytes = cap});
         for (uint64_t i = 2000; i < 2100; i++)
             REQUIRE_OK(own_put(other, i, EACH_BYTES, i));
-        td_store_close(other);
-        td_store_close(store);
-        _exit(td_atomic_load_relaxed(&test_failures) ? 1 : 0);
+        _exit(td_atomic_load_relaxed(&test_failures) ? 1 : 0); /* without closing anything */
     }
     CHECK_EQ(test_wait_child(pid), 0);
     REQUIRE_OK(own_put(store, 1002, EACH_BYTES, 1002));
-    REQUIRE_OK(own_put(store, 1003, EACH_BYTES, 1003));
-    CHECK_LE(all_bytes(store), cap + 3 * (cap / 64) + FILE_BYTES);
+    CHECK_LE(all_bytes(store), cap);
     own_close(store);
 }
 
