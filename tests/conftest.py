@@ -73,6 +73,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     signal.signal(signal.SIGALRM, on_deadline)
 
 
+def pytest_collection_finish() -> None:
+    # What there is now stays; the collector, which each test may call many times, needs not look at it again.
+    gc.collect()
+    gc.freeze()
+
+
 def start_engine() -> None:
     """The engine's own thread and its descriptors also live as long as this process."""
     with treadle.ProcessPoolExecutor(1) as pool:
@@ -157,19 +163,38 @@ def meeting(tmp_path: Path) -> Callable[[], Meeting]:
 # --- leaks
 
 
+def read(path: str) -> bytes:
+    """What a file in /proc says, in the fewest calls: every test reads hundreds of them."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, 1 << 20)
+    finally:
+        os.close(descriptor)
+
+
+# Processes, by pid and start, that have an environment without this run's word: they have never been ours, nor will be.
+strangers: set[tuple[str, bytes]] = set()
+
+
 def descendants() -> set[str]:
     """Our children, and every process that inherited this run's word; zombies among the children count."""
     found = set()
     word = f"TREADLE_TEST_RUN={RUN}".encode()
-    own = os.getpid()
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit() or int(folder.name) == own:
+    own = str(os.getpid())
+    for pid in os.listdir("/proc"):
+        if not pid.isdigit() or pid == own:
             continue
         with contextlib.suppress(OSError):
-            command, _, rest = (folder / "stat").read_text().rpartition(")")
-            parent = int(rest.split()[1])
-            if parent == own or word in (folder / "environ").read_bytes():
-                found.add(f"{folder.name} {command.partition('(')[2]} {rest.split()[0]}")
+            head, _, rest = read(f"/proc/{pid}/stat").rpartition(b")")
+            state, parent, *fields = rest.split()
+            ours = parent == own.encode()
+            if not ours and (pid, fields[17]) not in strangers:
+                environment = read(f"/proc/{pid}/environ")
+                ours = word in environment
+                if environment and not ours:  # without any, it may be in the midst of an exec
+                    strangers.add((pid, fields[17]))
+            if ours:
+                found.add(f"{pid} {head.partition(b'(')[2].decode(errors='replace')} {state.decode()}")
     return found
 
 
@@ -185,29 +210,29 @@ OTHERS = ("joblib_memmapping_folder_", "sem.loky-")
 
 
 def segments() -> set[str]:
-    """What we have in /dev/shm, but for what only processes outside this run have mapped: another run may go on."""
-    names = {}
+    """What we have in /dev/shm: names, and inodes."""
+    found = set()
     with contextlib.suppress(FileNotFoundError):
-        for path in Path("/dev/shm").iterdir():
+        for entry in os.scandir("/dev/shm"):
             # The guardian's, which all our programs share; and what joblib, which no test uses, leaves when it ends.
-            if path.name == f"treadle-{os.geteuid()}" or path.name.startswith(OTHERS):
+            if entry.name == f"treadle-{os.geteuid()}" or entry.name.startswith(OTHERS):
                 continue
             with contextlib.suppress(FileNotFoundError):
-                if path.stat().st_uid == os.geteuid():
-                    names[path.name] = str(path.stat().st_ino)
-    elsewhere = mapped_elsewhere() if names else set()
-    return {name for name, inode in names.items() if inode not in elsewhere}
+                status = entry.stat(follow_symlinks=False)
+                if status.st_uid == os.geteuid():
+                    found.add(f"{entry.name} {status.st_ino}")
+    return found
 
 
 def mapped_elsewhere() -> set[str]:
     """The inodes in /dev/shm that processes map which are not of this run; a semaphore was mapped by another name."""
     found: set[str] = set()
     word = f"TREADLE_TEST_RUN={RUN}".encode()
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and int(folder.name) != os.getpid():
+    for pid in os.listdir("/proc"):
+        if pid.isdigit() and pid != str(os.getpid()):
             with contextlib.suppress(OSError):
-                if word not in (folder / "environ").read_bytes():
-                    maps = (folder / "maps").read_text().splitlines()
+                if word not in read(f"/proc/{pid}/environ"):
+                    maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
                     found.update(line.split()[4] for line in maps if "/dev/shm/" in line)
     return found
 
@@ -237,6 +262,9 @@ def new_things(kind: str, snapshot: Snapshot, before: set[str]) -> set[str]:
     if kind == "processes":  # its state is part of a process's description, and changes
         known = pids(before)
         now = {process for process in now if int(process.split()[0]) not in known}
+    if kind == "segments" and now:  # but for what only processes outside this run have mapped: another run may go on
+        elsewhere = mapped_elsewhere()
+        now = {segment for segment in now if segment.split()[-1] not in elsewhere}
     return now
 
 
