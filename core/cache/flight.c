@@ -18,7 +18,7 @@
  *             L4 nobody waits for himself, nor for somebody who waits for him, in whatever process (wait.c).
  * Ordering    none of its own: all is under the folder's lock.
  * Crash       of a leader: the kernel ends its lock, and the next one who asks gets it, finds no entry and leads.
- * Not covered a leader that waits for something else than a key, which in turn waits for the key.
+ * Not covered a leader that waits for something else than a key of this store, which in turn waits for the key.
  * Tests       tests/cache/test_flight.c, tests/cache/test_flight_processes.c */
 #include "cache/flight.h"
 
@@ -238,8 +238,15 @@ static td_status try_locked(struct entering *entering)
     }
     const int fd = entering->store->options.no_locks || folder->no_locks ? -1 : td__folder_state_locked(folder);
     const enum td_lock lock = fd >= 0 ? td__lock_try(fd, lock_of(flight->hash)) : TD_LOCK_NONE;
-    if (lock == TD_LOCK_HELD)
-        return entering->deadline_ns == 0 ? TD_ETIMEDOUT : start_asking_locked(folder, flight);
+    if (lock == TD_LOCK_HELD && entering->deadline_ns == 0)
+        return TD_ETIMEDOUT;
+    if (lock == TD_LOCK_HELD) {
+        const td_status status = start_asking_locked(folder, flight);
+        if (status != TD_ETHREAD)
+            return status;
+        entering->role = TD_ROLE_CYCLE; /* who can't wait computes */
+        return TD_OK;
+    }
     flight->locked = lock == TD_LOCKED;
     folder->no_locks |= lock == TD_LOCK_NONE && fd >= 0;
     take_locked(entering, lock == TD_LOCKED ? TD_ROLE_LEADER : TD_ROLE_NOLOCKS);

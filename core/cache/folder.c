@@ -154,6 +154,7 @@ static void after_fork_in_child(void)
         folder->state_fd = -1;
         td_atomic_fetch_sub_relaxed(&folder->refs, td__flights_forget_locked(folder));
         td_atomic_store_relaxed(&folder->unsaved_bytes, 0);
+        folder->pruning = false;
         pthread_mutex_unlock(&folder->lock);
     }
     pthread_mutex_unlock(&folders_lock);

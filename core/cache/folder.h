@@ -66,7 +66,8 @@ uint64_t td__stamp(const struct stat *file);
 
 #define TD_LOCK_TOTAL 0                 /* the total is being written */
 #define TD_LOCK_PRUNE 1                 /* somebody makes room */
-#define TD_LOCK_WAITS 4096              /* and as many as there are records of waits: wait.c */
+#define TD_LOCK_WAITS 4096              /* and as many as there are records of waits: it is written (wait.c) */
+#define TD_LOCK_PLACES 8192             /* likewise: somebody has its place */
 #define TD_LOCK_KEYS (INT64_C(1) << 32) /* and its hash: somebody computes what is under a key */
 
 enum td_lock { TD_LOCKED, TD_LOCK_HELD, TD_LOCK_NONE /* the file system has no locks */ };

@@ -101,10 +101,11 @@ static td_status read_head(struct reading *reading, const struct td_key *key)
         status = td__entry_measure(first, bytes, key, &reading->head_bytes);
     if (status != TD_OK)
         return status;
-    reading->head = malloc(reading->head_bytes);
-    if (reading->head == NULL)
+    uint8_t *head = reading->head = malloc(reading->head_bytes);
+    if (head == NULL)
         return TD_ENOMEM;
-    status = read_all(reading->fd, reading->head, reading->head_bytes, 0);
+    memcpy(head, first, sizeof first); /* read once: the lengths below are those that were measured */
+    status = read_all(reading->fd, head + sizeof first, reading->head_bytes - sizeof first, sizeof first);
     return status == TD_OK ? td__entry_check_head(reading->head, reading->head_bytes) : status;
 }
 

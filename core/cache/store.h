@@ -94,7 +94,7 @@ td_status td_store_drop(td_store *store, const struct td_key *key, bool *dropped
 enum td_role {
     TD_ROLE_LANDED,  /* the entry is there now: get it */
     TD_ROLE_LEADER,  /* compute, put, and leave */
-    TD_ROLE_CYCLE,   /* compute, and don't leave: waiting would wait for the caller itself */
+    TD_ROLE_CYCLE,   /* compute, and don't leave: waiting would wait for the caller itself, or can't be */
     TD_ROLE_NOLOCKS, /* as LEADER, but that other processes may compute it, too */
 };
 

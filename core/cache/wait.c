@@ -7,13 +7,16 @@
  *     state:  0          4096        8192        12288
  *             │ total    │ record 0  │ record 1  │ ...
  *
- * A record is valid while the lock of its place is held; what a dead process wrote is not.
+ * A record has two locks: its place is somebody's; and it is written. It is valid while the second is held: so what a
+ * dead process wrote is not, nor what lies in a place that somebody has taken and not yet written to.
  * Invariants  A1 a wait is written down before its cycle is looked for. Of several that would close one together, the
  *                last to be written sees all others: so one of them computes, perhaps more.
  *             A2 a key has one leader, and who waits waits for one key. So the way from a key, to who leads it, to what
  *                that one waits for, is a line, and is followed until it ends, or comes to the owner.
  *             A3 a record that is read while it is written is seen by its checksum and not believed; its writer looks
  *                after that, and finds this one.
+ *             A4 who can't be written down, or can't read the others, does not wait but computes: there is no room on
+ *                the disk, no memory, no place, or it leads more than a record holds.
  * Without locks only the threads of this process are seen.
  * Crash       the kernel ends the locks of the records.   Tests  tests/cache/test_flight_processes.c */
 #include <stdlib.h>
@@ -43,15 +46,18 @@ static uint32_t checksum_of(const struct record *record)
 
 /* ---- This process -------------------------------------------------------------------------------------- */
 
-/* The keys that the owner computes. One that computes more than there is room for shows the first ones only. */
+/* The keys that the owner computes; how many there are may be more than there is room for. */
 static void find_held_locked(struct td_folder *folder, uint64_t owner, struct record *record)
 {
     for (size_t i = 0; i < TD_FLIGHT_BUCKETS; i++)
         TD_LIST_EACH(node, &folder->flights[i])
         {
             const struct td_flight *flight = TD_LIST_ENTRY(node, struct td_flight, link);
-            if (flight->owner == owner && record->held_count < MOST_HELD)
-                record->held[record->held_count++] = flight->hash;
+            if (flight->owner != owner)
+                continue;
+            if (record->held_count < MOST_HELD)
+                record->held[record->held_count] = flight->hash;
+            record->held_count++;
         }
 }
 
@@ -87,23 +93,30 @@ static int take_slot_locked(struct td_folder *folder, int fd)
     for (int slot = 0; slot < MOST_RECORDS; slot++) {
         if (is_ours_locked(folder, slot))
             continue;
-        const enum td_lock lock = td__lock_try(fd, TD_LOCK_WAITS + slot);
+        const enum td_lock lock = td__lock_try(fd, TD_LOCK_PLACES + slot);
         if (lock != TD_LOCK_HELD)
             return lock == TD_LOCKED ? slot : -1;
     }
     return -1;
 }
 
-static int publish_locked(struct td_folder *folder, struct record *record)
+static void withdraw(int fd, int slot)
 {
-    const int fd = td__folder_state_locked(folder);
-    const int slot = fd >= 0 ? take_slot_locked(folder, fd) : -1;
+    td__lock_end(fd, TD_LOCK_WAITS + slot);
+    td__lock_end(fd, TD_LOCK_PLACES + slot);
+}
+
+/* Its place; -1: it could not be written down. */
+static int publish_locked(struct td_folder *folder, int fd, struct record *record)
+{
+    const int slot = record->held_count <= MOST_HELD ? take_slot_locked(folder, fd) : -1;
     if (slot < 0)
         return -1;
     record->checksum = checksum_of(record);
-    if (pwrite(fd, record, sizeof *record, place_of(slot)) == (ssize_t)sizeof *record)
+    if (pwrite(fd, record, sizeof *record, place_of(slot)) == (ssize_t)sizeof *record &&
+        td__lock_try(fd, TD_LOCK_WAITS + slot) == TD_LOCKED)
         return slot;
-    td__lock_end(fd, TD_LOCK_WAITS + slot);
+    withdraw(fd, slot);
     return -1;
 }
 
@@ -115,25 +128,25 @@ static bool has(const struct record *record, uint64_t key)
     return false;
 }
 
-/* The records of other processes, malloc'ed. */
-static struct record *read_records_locked(struct td_folder *folder, uint32_t *count)
+/* The records of other processes, malloc'ed; false: they can't be read. */
+static bool read_records_locked(struct td_folder *folder, int fd, struct record **records, uint32_t *count)
 {
-    *count = 0;
     struct stat file;
-    const int fd = td__folder_state_locked(folder);
-    if (fd < 0 || fstat(fd, &file) < 0)
-        return NULL;
+    if (fstat(fd, &file) < 0)
+        return false;
     const int slots =
         (int)(file.st_size / RECORD_BYTES < MOST_RECORDS ? file.st_size / RECORD_BYTES : MOST_RECORDS);
-    struct record *records = slots > 0 ? malloc((size_t)slots * sizeof *records) : NULL;
-    for (int slot = 0; records != NULL && slot < slots; slot++) {
-        struct record *record = &records[*count];
+    *records = malloc((size_t)(slots + 1) * sizeof **records);
+    if (*records == NULL)
+        return false;
+    for (int slot = 0; slot < slots; slot++) {
+        struct record *record = &(*records)[*count];
         if (!is_ours_locked(folder, slot) && td__lock_is_held(fd, TD_LOCK_WAITS + slot) &&
             pread(fd, record, sizeof *record, place_of(slot)) == (ssize_t)sizeof *record &&
             record->held_count <= MOST_HELD && record->checksum == checksum_of(record)) /* A3 */
             ++*count;
     }
-    return records;
+    return true;
 }
 
 /* ---- Cycles -------------------------------------------------------------------------------------------- */
@@ -156,11 +169,13 @@ static bool step_locked(struct td_folder *folder, const struct record *records, 
     return false;
 }
 
-/* A2. Others' cycles, which they are about to leave, end by the count. */
-static bool closes_cycle_locked(struct td_folder *folder, const struct td_wait *self, bool locks)
+/* A2. Others' cycles, which they are about to leave, end by the count. `fd` is the state's; -1: there are no locks. */
+static bool closes_cycle_locked(struct td_folder *folder, const struct td_wait *self, int fd)
 {
     uint32_t count = 0, steps = 0;
-    struct record *records = locks ? read_records_locked(folder, &count) : NULL;
+    struct record *records = NULL;
+    if (fd >= 0 && !read_records_locked(folder, fd, &records, &count))
+        return true; /* A4 */
     TD_LIST_EACH(node, &folder->waits)
     steps++;
     bool cycle = false;
@@ -184,10 +199,13 @@ bool td__wait_begin_locked(struct td_folder *folder, bool locks, struct td_wait 
     find_held_locked(folder, owner, &record);
     if (record.held_count == 0)
         return false;
-    if (locks)
-        wait->slot = publish_locked(folder, &record);
+    const int fd = locks ? td__folder_state_locked(folder) : -1;
+    if (fd >= 0)
+        wait->slot = publish_locked(folder, fd, &record);
+    if (fd >= 0 && wait->slot < 0)
+        return true; /* A4 */
     td_list_push_back(&folder->waits, &wait->link);
-    return closes_cycle_locked(folder, wait, locks); /* A1 */
+    return closes_cycle_locked(folder, wait, fd); /* A1 */
 }
 
 void td__wait_end_locked(struct td_folder *folder, struct td_wait *wait)
@@ -196,6 +214,6 @@ void td__wait_end_locked(struct td_folder *folder, struct td_wait *wait)
         return;
     td_list_remove(&wait->link);
     if (wait->slot >= 0 && folder->state_fd >= 0)
-        td__lock_end(folder->state_fd, TD_LOCK_WAITS + wait->slot);
+        withdraw(folder->state_fd, wait->slot);
     wait->made = false;
 }

@@ -1,9 +1,13 @@
 /* tests/cache/test_flight_processes.c: between processes a key is computed once; who leads and dies is followed. */
+#include <dlfcn.h>
+#include <limits.h>
 #include <pthread.h>
 #include <sched.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #include "base/clock.h"
+#include "os/futex.h"
 #include "tests/cache/own_store.h"
 
 #define PROCESSES 6u
@@ -31,10 +35,16 @@ static void end(void)
     own_remove();
 }
 
+static void announce(td_atomic_u32 *word)
+{
+    td_atomic_fetch_add_release(word, 1);
+    td_futex_wake(word, INT_MAX, true);
+}
+
 static void wait_for_word(td_atomic_u32 *word, uint32_t least)
 {
-    while (td_atomic_load_acquire(word) < least)
-        sched_yield();
+    for (uint32_t now; (now = td_atomic_load_acquire(word)) < least;)
+        (void)td_futex_wait_until(word, now, TD_FOREVER, true);
 }
 
 static enum td_role enter(uint64_t number)
@@ -66,12 +76,21 @@ static pid_t start(void (*body)(uint64_t), uint64_t number)
     return pid;
 }
 
+/* The engine's calls come here, and not to the C library. */
+static bool no_threads;
+int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*body)(void *), void *context)
+{
+    int (*real)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+    *(void **)&real = dlsym(RTLD_NEXT, "pthread_create");
+    return no_threads ? EAGAIN : real(thread, attributes, body, context);
+}
+
 /* ---- Once ---- */
 
 static void compute_all(uint64_t unused)
 {
     (void)unused;
-    td_atomic_fetch_add_release(&shared->started, 1);
+    announce(&shared->started);
     wait_for_word(&shared->started, PROCESSES);
     for (uint64_t i = 0; i < KEYS; i++)
         while (!own_has(store, i, 100, i)) {
@@ -101,7 +120,7 @@ TD_TEST(many_processes_compute_each_key_once)
 static void lead_until_killed(uint64_t number)
 {
     CHECK_EQ(enter(number), TD_ROLE_LEADER);
-    td_atomic_fetch_add_release(&shared->started, 1);
+    announce(&shared->started);
     for (;;)
         pause();
 }
@@ -132,7 +151,7 @@ static void lead_and_fork(uint64_t number)
     if (child == 0) {
         CHECK_STATUS(leave(number), TD_ENOTHELD);
         CHECK(!own_has(store, 1, 10, 1));
-        td_atomic_fetch_add_release(&shared->started, 1);
+        announce(&shared->started);
         wait_for_word(&shared->go, 1);
         _exit(td_atomic_load_relaxed(&test_failures) ? 1 : 0);
     }
@@ -150,7 +169,7 @@ TD_TEST(a_forked_child_keeps_no_lock_alive)
     store = own_open((struct td_store_options){0});
     CHECK_EQ(enter(1), TD_ROLE_LEADER);
     CHECK_OK(leave(1));
-    td_atomic_store_release(&shared->go, 1);
+    announce(&shared->go);
     CHECK_EQ(test_wait_child(-1), 0);
     td_store_close(store);
     end();
@@ -164,7 +183,7 @@ TD_TEST(a_forked_child_leads_nothing_and_waits_for_its_parent)
     fflush(NULL);
     const pid_t pid = fork();
     if (pid == 0) {
-        td_atomic_fetch_add_release(&shared->started, 1);
+        announce(&shared->started);
         CHECK_EQ(enter(1), TD_ROLE_LANDED);
         CHECK_EQ(enter(2), TD_ROLE_LEADER);
         CHECK_OK(leave(2));
@@ -186,7 +205,7 @@ static void give_up_then_wait(uint64_t number)
     for (uint32_t i = 0; i < 5; i++)
         CHECK_STATUS(td_store_enter_until(store, &key, 0, 0, td_deadline_after(TD_NS_PER_MS), &role),
                      TD_ETIMEDOUT);
-    td_atomic_fetch_add_release(&shared->started, 1);
+    announce(&shared->started);
     wait_for_word(&shared->go, 1);
 }
 
@@ -200,7 +219,7 @@ TD_TEST(a_lock_that_was_asked_for_and_is_wanted_no_more_is_given_back)
     CHECK_OK(leave(1));
     CHECK_EQ(enter(1), TD_ROLE_LEADER); /* perhaps after a wait */
     CHECK_OK(leave(1));
-    td_atomic_store_release(&shared->go, 1);
+    announce(&shared->go);
     CHECK_EQ(test_wait_child(pid), 0);
     td_store_close(store);
     end();
@@ -214,7 +233,7 @@ static void want_next(uint64_t number)
 {
     const uint64_t next = (number + 1) % RING;
     CHECK_EQ(enter(number), TD_ROLE_LEADER);
-    td_atomic_fetch_add_release(&shared->started, 1);
+    announce(&shared->started);
     wait_for_word(&shared->started, RING);
     const enum td_role role = enter(next);
     td_atomic_fetch_add_relaxed(&shared->cycles, role == TD_ROLE_CYCLE);
@@ -248,7 +267,7 @@ static void *lead_and_want(void *context)
 {
     const struct pair *pair = context;
     CHECK_EQ(enter(pair->own), TD_ROLE_LEADER);
-    td_atomic_fetch_add_release(&shared->started, 1);
+    announce(&shared->started);
     wait_for_word(&shared->started, 3);
     const enum td_role role = enter(pair->next);
     td_atomic_fetch_add_relaxed(&shared->cycles, role == TD_ROLE_CYCLE);
@@ -291,7 +310,7 @@ TD_TEST(a_cycle_over_threads_and_processes_is_broken)
 static void *want_first(void *unused)
 {
     (void)unused;
-    td_atomic_fetch_add_release(&shared->started, 1);
+    announce(&shared->started);
     CHECK_EQ(enter(10), TD_ROLE_LEADER); /* so that it is written down, too */
     CHECK_EQ(enter(0), TD_ROLE_LANDED);
     CHECK_OK(leave(10));
@@ -303,7 +322,7 @@ static void lead_beside(uint64_t unused)
     pthread_t thread;
     (void)unused;
     CHECK_EQ(enter(1), TD_ROLE_LEADER);
-    td_atomic_fetch_add_release(&shared->started, 1);
+    announce(&shared->started);
     wait_for_word(&shared->started, 2);
     REQUIRE(pthread_create(&thread, NULL, want_first, NULL) == 0);
     wait_for_word(&shared->started, 3);
@@ -318,12 +337,102 @@ TD_TEST(what_is_a_cycle_of_processes_only_is_waited_for)
     const pid_t pid = start(lead_beside, 0);
     store = own_open((struct td_store_options){0});
     CHECK_EQ(enter(0), TD_ROLE_LEADER);
-    td_atomic_fetch_add_release(&shared->started, 1);
+    announce(&shared->started);
     wait_for_word(&shared->started, 2);
     CHECK_EQ(enter(1), TD_ROLE_LANDED);
     REQUIRE_OK(own_put(store, 0, 100, 0));
     CHECK_OK(leave(0));
     CHECK_EQ(test_wait_child(pid), 0);
+    td_store_close(store);
+    end();
+}
+
+/* Waits until a record is written in that place, by whomever. */
+static void wait_for_record(int slot)
+{
+    char path[sizeof own_path + 16];
+    snprintf(path, sizeof path, "%s/store-1/state", own_path);
+    const int fd = open(path, O_RDWR | O_CLOEXEC);
+    REQUIRE(fd >= 0);
+    while (!td__lock_is_held(fd, TD_LOCK_WAITS + slot))
+        sched_yield();
+    close(fd);
+}
+
+static void close_ring(uint64_t unused)
+{
+    (void)unused;
+    CHECK_EQ(enter(2), TD_ROLE_LEADER);
+    announce(&shared->started);
+    wait_for_record(1);
+    CHECK_EQ(enter(1), TD_ROLE_CYCLE);
+    REQUIRE_OK(own_put(store, 2, 100, 2));
+    CHECK_OK(leave(2));
+}
+
+/* One that leads 1 waits for 9, in vain; a stranger takes its place among the records, and has not written yet. */
+TD_TEST(what_lies_in_a_place_that_was_taken_and_not_written_to_hides_no_cycle)
+{
+    begin();
+    char path[sizeof own_path + 16];
+    const pid_t pids[2] = {start(lead_until_killed, 9), start(close_ring, 0)};
+    wait_for_word(&shared->started, 2);
+    store = own_open((struct td_store_options){0});
+    enum td_role role;
+    const struct td_key nine = own_key(9);
+    CHECK_EQ(enter(1), TD_ROLE_LEADER);
+    CHECK_STATUS(td_store_enter_until(store, &nine, 0, 0, td_deadline_after(TD_NS_PER_MS), &role),
+                 TD_ETIMEDOUT);
+    snprintf(path, sizeof path, "%s/store-1/state", own_path);
+    const int fd = open(path, O_RDWR | O_CLOEXEC);
+    REQUIRE(fd >= 0 && td__lock_try(fd, TD_LOCK_PLACES) == TD_LOCKED);
+    CHECK_EQ(enter(2), TD_ROLE_LANDED);
+    CHECK_EQ(test_wait_child(pids[1]), 0);
+    kill(pids[0], SIGKILL);
+    CHECK_EQ(test_wait_child(pids[0]), -SIGKILL);
+    CHECK_OK(leave(1));
+    close(fd);
+    td_store_close(store);
+    end();
+}
+
+static void want_without_room(uint64_t unused)
+{
+    const struct rlimit none = {TD_LOCK_WAITS, TD_LOCK_WAITS};
+    (void)unused;
+    CHECK_EQ(enter(2), TD_ROLE_LEADER);
+    signal(SIGXFSZ, SIG_IGN);
+    REQUIRE(setrlimit(RLIMIT_FSIZE, &none) == 0);
+    CHECK_EQ(enter(1), TD_ROLE_CYCLE);
+    CHECK_OK(leave(2));
+}
+
+TD_TEST(who_leads_and_cannot_be_written_down_computes_instead_of_waiting)
+{
+    begin();
+    store = own_open((struct td_store_options){0});
+    CHECK_EQ(enter(1), TD_ROLE_LEADER);
+    CHECK_EQ(test_wait_child(start(want_without_room, 0)), 0);
+    CHECK_OK(leave(1));
+    td_store_close(store);
+    end();
+}
+
+static void want_without_threads(uint64_t unused)
+{
+    (void)unused;
+    no_threads = true;
+    CHECK_EQ(enter(1), TD_ROLE_CYCLE);
+    CHECK_STATUS(leave(1), TD_ENOTHELD);
+}
+
+TD_TEST(who_has_no_thread_to_wait_with_computes)
+{
+    begin();
+    store = own_open((struct td_store_options){0});
+    CHECK_EQ(enter(1), TD_ROLE_LEADER);
+    CHECK_EQ(test_wait_child(start(want_without_threads, 0)), 0);
+    CHECK_OK(leave(1));
     td_store_close(store);
     end();
 }

@@ -186,6 +186,24 @@ TD_TEST(what_is_no_entry_is_left_alone)
     own_close(store);
 }
 
+TD_TEST(a_child_that_is_forked_while_a_thread_makes_room_makes_room_itself)
+{
+    own_folder_path();
+    td_store *store = own_open((struct td_store_options){.cap_bytes = 5 * FILE_BYTES});
+    store->folder->pruning = true; /* as that thread has it */
+    fflush(NULL);
+    const pid_t pid = fork();
+    if (pid == 0) {
+        for (uint64_t i = 0; i < ENTRIES; i++)
+            REQUIRE_OK(own_put(store, i, EACH_BYTES, i));
+        CHECK_LE(own_entries(store), 5u);
+        _exit(td_atomic_load_relaxed(&test_failures) ? 1 : 0);
+    }
+    CHECK_EQ(test_wait_child(pid), 0);
+    store->folder->pruning = false;
+    own_close(store);
+}
+
 /* ---- Beside readers ---- */
 
 static td_atomic_u32 over;
