@@ -82,6 +82,19 @@ def test_a_torn_entry_is_computed_anew(make: MakeMemory, tmp_path: Path, left: i
     assert squares.is_right() and len(squares.calls) == 2
 
 
+@pytest.mark.parametrize("mode", [None, "r"])
+def test_what_can_neither_be_read_nor_removed_is_computed_anew(make: MakeMemory, tmp_path: Path, mode: str) -> None:
+    squares = Squares(make(mmap_mode=mode))
+    assert squares.is_right()
+    (file,) = entry_files(tmp_path)
+    file.unlink()
+    (file / "folder").mkdir(parents=True)
+    with pytest.warns(CacheWarning, match="computed anew"):
+        assert squares.is_right()
+    assert squares.is_right()
+    assert len(squares.calls) == 2
+
+
 def write_anew(file: Path, data: bytes) -> None:
     """Another file in the place of an entry's: what mapped the first one keeps it."""
     file.unlink()
@@ -235,6 +248,48 @@ def test_what_cannot_be_written_is_returned(make: MakeMemory, monkeypatch: pytes
     monkeypatch.undo()
     assert squares.is_right() and squares.is_right()
     assert len(squares.calls) == 2
+
+
+class Stuck:
+    """A store that nothing can be removed from."""
+
+    def __init__(self, store: Any) -> None:
+        self.store = store
+
+    def drop(self, *_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+
+def test_what_is_not_valid_and_cannot_be_removed_is_computed_anew(
+    make: MakeMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def double(x: int) -> int:
+        calls.append(x)
+        return 2 * x
+
+    cached = make().cache(double, cache_validation_callback=lambda metadata: False)
+    handle = _memory_local.handle
+    monkeypatch.setattr(_memory_local, "handle", lambda place: Stuck(handle(place)))
+    assert [cached(3) for _ in range(3)] == [6] * 3
+    assert calls == [3] * 3
+
+
+def test_who_computes_lets_go_where_it_began(make: MakeMemory, tmp_path: Path) -> None:
+    way = make().cache(abs)._way
+    call = way.look((-3,), {})
+    role = way.enter(call)
+    store = _memory_local.handle(way.store.place)
+    shutil.rmtree(tmp_path / "treadle")
+    make()
+    assert _memory_local.handle(way.store.place) is not store
+    way.leave(call, role)
+    assert store.enter(call.key, 0.0, owner=5) == role
+    store.leave(call.key, owner=5)
 
 
 def test_a_folder_that_is_removed_is_made_again(make: MakeMemory, tmp_path: Path) -> None:

@@ -280,6 +280,26 @@ def test_who_is_cancelled_while_it_waits_leaves_the_others_alone(memory: Any) ->
     assert cached.check_call_in_cache(3)
 
 
+def test_who_is_thrown_away_while_it_waits_leads_nothing(memory: Any) -> None:
+    way = memory.cache(abs)._way
+    calls = [way.look((-3,), {}) for _ in range(3)]
+    role = way.enter(calls[0], 1)
+
+    async def main() -> None:
+        waiting = _memory_flight.Waiting(way, calls[1], 2).role()
+        waiting.send(None)
+        waiting.close()
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(main())
+    (thread,) = [each for each in threading.enumerate() if each.name == "treadle-memory"]
+    way.leave(calls[0], role, 1)
+    thread.join()
+    assert way.enter(calls[2], 3) == role
+    way.leave(calls[2], role, 3)
+    loop.close()
+
+
 def test_a_cancelled_computation_is_anothers(memory: Any) -> None:
     async def main() -> None:
         slow = Slow(memory)

@@ -22,6 +22,10 @@ class Call:
         """Is it to be computed, whatever is there?"""
         self.stale = 0
         """The stamp of an entry that is of no use."""
+        self.failures = 0
+        """How often what is there could not be read."""
+        self.entered: Any = None
+        """Where `enter` was asked: `leave` has to be asked there, whatever has become of the folder."""
 
 
 class Way(ABC):

@@ -40,7 +40,7 @@ def waits_for(start: Place, goals: Iterable[Place]) -> bool:
     while new:
         if wanted & found:
             return True
-        new = [to for source, to in waits if source in new and to not in found]
+        new = [to for source, to in tuple(waits) if source in new and to not in found]  # other loops' threads change it
         found.update(new)
     return bool(wanted & found)
 
@@ -127,7 +127,7 @@ class Waiting:
         threading.Thread(target=self.wait, name="treadle-memory", daemon=True).start()
         try:
             return await asyncio.shield(self.future)
-        except asyncio.CancelledError:
+        except BaseException:  # cancelled, or thrown away with its loop
             with self.lock:
                 self.abandoned = True
                 entered = self.entered

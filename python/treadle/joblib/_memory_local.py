@@ -161,7 +161,7 @@ class LocalStoreBackend(StoreBackendBase):
     def contains(self, key: bytes) -> bool:
         try:
             return self.fetch(key, "r") is not None
-        except TreadleError:
+        except (TreadleError, OSError):
             return False
 
     def clear_item(self, call_id: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ belong to no key.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 import warnings
@@ -19,6 +20,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from .. import _engine
+from .._errors import TreadleError
 from . import _keys, _memory_pack, _tracking
 from ._memory_base import MISSING, Call, Way
 from ._memory_calls import Arguments, log_query, print_duration, print_loading, signature_text
@@ -152,6 +154,7 @@ class LocalWay(Way):
     def report(self, call: Call, entry: _engine.Entry | None, error: Exception) -> None:
         """Warns that a result can't be read, which will be computed anew."""
         call.stale = entry.stamp if entry is not None else 0
+        call.failures += 1
         try:
             _, called = signature_text(self.memorized.func, call.args, call.kwargs)
         except Exception:  # an argument has no text
@@ -179,7 +182,10 @@ class LocalWay(Way):
         callback = self.memorized.cache_validation_callback
         if callback is None or callback(self.store.note(call.key)):
             return True
-        self.store.clear_item(call.call_id)
+        try:
+            self.store.clear_item(call.call_id)
+        except OSError:  # it stays, as in a folder that can only be read
+            call.forced = True
         return False
 
     def is_there(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -189,13 +195,14 @@ class LocalWay(Way):
     # --- one computation for each key
 
     def enter(self, call: Call, owner: int = 0, timeout: float | None = None) -> int:
-        if call.forced:
+        if call.forced or call.failures > 1:  # what can't be read can't always be removed
             return CYCLE
-        return handle(self.store.place).enter(call.key, timeout, owner=owner, stale=call.stale)
+        call.entered = handle(self.store.place)
+        return call.entered.enter(call.key, timeout, owner=owner, stale=call.stale)
 
     def leave(self, call: Call, role: int, owner: int = 0) -> None:
         if role in (LEADER, NOLOCKS):
-            handle(self.store.place).leave(call.key, owner=owner)
+            call.entered.leave(call.key, owner=owner)
         if role == NOLOCKS:
             self.warn_once(
                 "no locks",
@@ -246,9 +253,10 @@ class LocalWay(Way):
             return memorized._get_memorized_result(call.call_id, metadata), metadata
         if kept and memorized.mmap_mode is not None:
             # The first caller gets what the next ones will.
-            entry = self.store.fetch(call.key, memorized.mmap_mode)
-            if entry is not None:
-                output = _memory_pack.unpack(entry.kind, entry.parts)
+            with contextlib.suppress(OSError, TreadleError):
+                entry = self.store.fetch(call.key, memorized.mmap_mode)
+                if entry is not None:
+                    output = _memory_pack.unpack(entry.kind, entry.parts)
         return output, metadata
 
     def inputs(self, call: Call) -> Mapping[str, str]:
