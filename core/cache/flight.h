@@ -27,7 +27,8 @@ struct td_wait {
 struct td_flight *td__flight_find_locked(struct td_folder *folder, uint64_t hash);
 
 /* Tells everybody that the owner is about to wait for the key, if others could wait for him. True: that would be a
- * cycle, or it can't be known. The wait is over with td__wait_end_locked, also after that. Both need the folder's lock. */
+ * cycle, or it can't be known. The wait is over with td__wait_end_locked, also after that. Both need the folder's
+ * lock. */
 bool td__wait_begin_locked(struct td_folder *folder, bool locks, struct td_wait *wait, uint64_t owner,
                            uint64_t wanted);
 void td__wait_end_locked(struct td_folder *folder, struct td_wait *wait);

@@ -198,7 +198,8 @@ class LocalWay(Way):
         if call.forced or call.failures > 1:  # what can't be read can't always be removed
             return CYCLE
         call.entered = handle(self.store.place)
-        return call.entered.enter(call.key, timeout, owner=owner, stale=call.stale)
+        role: int = call.entered.enter(call.key, timeout, owner=owner, stale=call.stale)
+        return role
 
     def leave(self, call: Call, role: int, owner: int = 0) -> None:
         if role in (LEADER, NOLOCKS):
