@@ -1,178 +1,23 @@
-"""The tests that others wrote for what Treadle has, run on Treadle: see suite.py and joblib_suite.py.
+"""CPython's own tests of its process pools, futures and shared memory, on Treadle's: see suite.py.
 
-CPython's, of its process pools and futures, come from the test package of the running interpreter, which not every
-installation has; joblib's come with joblib. Each of them is a test here. What is skipped stands in skips.txt.
+They come from the test package of the running interpreter, which not every installation has.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
-import sysconfig
-import tempfile
-import venv
-from concurrent.futures import ThreadPoolExecutor
-from fnmatch import fnmatchcase
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
-import treadle
 
-HERE = Path(__file__).parent
-AT_A_TIME = 4
-SECONDS = float(os.environ.get("TREADLE_TEST_SECONDS", "120"))
-# Some of its tests crash workers, of which AddressSanitizer, where it is there, is to make no report.
-ENVIRONMENT = {**os.environ, "ASAN_OPTIONS": f"{os.environ.get('ASAN_OPTIONS', '')}:handle_segv=0"}
-
-
-def module_of(test: str) -> str:
-    return test.partition(".")[0]
-
-
-def class_of(test: str) -> str:
-    return test.partition("[")[0].rpartition(".")[0]
-
-
-def read_skips() -> dict[str, str]:
-    """Patterns of ids, each with its reason."""
-    lines = (HERE / "skips.txt").read_text().splitlines()
-    return dict(line.split(maxsplit=1) for line in lines if line and not line.startswith("#"))
-
-
-SKIPS = read_skips()
-
-
-# --- the suite's process
-
-
-def make_interpreter(root: Path, stand_in: str) -> Path:
-    """An interpreter that puts what Treadle has in the places of others' at each start, with -I too."""
-    venv.create(root, symlinks=True)
-    site = Path(sysconfig.get_path("purelib", "venv", {"base": str(root), "platbase": str(root)}))
-    packages = {str(Path(treadle.__file__).parent.parent), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-    lines = [*sorted(packages), str(HERE), f"import {stand_in}; {stand_in}.install()"]
-    (site / "treadle_upstream.pth").write_text("\n".join(lines) + "\n")
-    return root / "bin" / "python"
-
-
-class Suite:
-    """The suite's processes, and what became of its tests."""
-
-    def __init__(self, folder: Path, script: str, stand_in: str, parts: int) -> None:
-        folder.mkdir()
-        self.folder = folder
-        self.parts = parts
-        self.command = [str(make_interpreter(folder / "venv", stand_in)), str(HERE / script)]
-        self.outcomes: dict[str, tuple[str, str]] = {}
-        self.processes: set[subprocess.Popen[bytes]] = set()
-        self.stopped = False
-        listed = subprocess.run([*self.command, "list"], check=True, stdout=subprocess.PIPE, timeout=SECONDS).stdout
-        self.tests, self.lacking = json.loads(listed)
-
-    def run_all(self, tests: list[str]) -> None:
-        """Runs tests, a process for each class, or several; a few of these at a time, as most of them sleep."""
-        classes: dict[str, list[str]] = {}
-        for test in tests:
-            part = sum(test.partition("[")[0].encode()) % self.parts  # all of one function in one process
-            classes.setdefault(f"{class_of(test)}.{part}", []).append(test)
-        with ThreadPoolExecutor(AT_A_TIME) as threads:
-            try:
-                list(threads.map(self.run_class, classes, classes.values()))
-            except BaseException:  # the deadline, or Ctrl-C
-                self.stopped = True
-                for process in list(self.processes):
-                    process.kill()
-                raise
-
-    def run_class(self, name: str, tests: list[str]) -> None:
-        """Runs tests in one process; where one of them ends or blocks it, those that follow in another."""
-        report, log = self.folder / f"{name}.report", self.folder / f"{name}.log"
-        while not self.stopped and (left := [test for test in tests if test not in self.outcomes]):
-            report.write_text("")
-            # Each test has a deadline, of which the process takes care itself.
-            command = [*self.command, "run", str(SECONDS), str(report), *left]
-            with (
-                log.open("wb") as output,
-                subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=ENVIRONMENT
-                ) as process,
-            ):
-                self.processes.add(process)
-                status = process.wait()
-                self.processes.discard(process)
-            culprit = self.read(report, left)
-            if status != 0:
-                text = log.read_text(errors="replace")[-20000:]
-                self.outcomes[culprit or left[-1]] = ("failed", f"its process ended with status {status}:\n{text}")
-
-    def read(self, report: Path, tests: list[str]) -> str:
-        """Notes the outcomes, and gives the test that began and did not end."""
-        running = ""
-        for test, kind, text in map(json.loads, report.read_text().splitlines()):
-            if kind == "started":
-                running = test
-                continue
-            running = ""
-            for name in [test] if test else tests:
-                self.outcomes.setdefault(name, (kind, text))
-        return running or next((test for test in tests if test not in self.outcomes), "")
-
-
-# --- the tests
-
-
-SUITES = pytest.StashKey[list[Suite]]()
-# A script, what puts Treadle in its place, and the number of processes for each of its classes.
-SCRIPTS = (("suite.py", "treadle_stand_in", 1), ("joblib_suite.py", "joblib_stand_in", 4))
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "upstream" not in metafunc.fixturenames:
-        return
-    folder = tempfile.TemporaryDirectory(prefix="treadle-upstream-")
-    metafunc.config.add_cleanup(folder.cleanup)
-    suites = [Suite(Path(folder.name) / script, script, stand_in, parts) for script, stand_in, parts in SCRIPTS]
-    metafunc.config.stash[SUITES] = suites
-    lacking = {name: reason for suite in suites for name, reason in suite.lacking.items()}
-    missing = [pytest.param(name, id=name, marks=pytest.mark.skip(reason)) for name, reason in lacking.items()]
-    metafunc.parametrize("upstream", [*(with_skip(test) for suite in suites for test in suite.tests), *missing])
-
-
-def with_skip(test: str) -> object:
-    reason = skip_reason(test)
-    return pytest.param(test, id=test, marks=pytest.mark.skip(reason) if reason else ())
-
-
-def skip_reason(test: str) -> str:
-    return next((reason for pattern, reason in SKIPS.items() if fnmatchcase(test, pattern)), "")
+UPSTREAM = "suite.py", "treadle_stand_in", 1, "skips.txt"
 
 
 @pytest.mark.deadline(3600)
-def test_upstream(upstream: str, request: pytest.FixtureRequest) -> None:
-    suite = next(suite for suite in request.config.stash[SUITES] if upstream in suite.tests)
-    if upstream not in suite.outcomes:
-        # Now, and at once, all of its module that are to be run.
-        module = module_of(upstream)
-        suite.run_all([name for name in chosen(request.session.items) if module_of(name) == module])
-    kind, text = suite.outcomes[upstream]
-    if kind == "skipped":
-        pytest.skip(f"by itself: {text}")
-    if kind == "failed":
-        pytest.fail(text, pytrace=False)
+def test_upstream(outcome: Callable[[], None]) -> None:
+    outcome()
 
 
-def chosen(items: list[pytest.Item]) -> list[str]:
-    """The upstream tests among the session's items that are not skipped."""
-    calls = [item.callspec for item in items if isinstance(item, pytest.Function) and hasattr(item, "callspec")]
-    names = [call.params["upstream"] for call in calls if "upstream" in call.params]
-    return [name for name in names if not skip_reason(name)]
-
-
-def test_skips_are_of_tests_that_exist(request: pytest.FixtureRequest) -> None:
-    suites = request.config.stash[SUITES]
-    if any(suite.lacking for suite in suites) or sys.version_info[:2] != (3, 13):
-        pytest.skip("the list is held against the whole suite of 3.13")
-    tests = [test for suite in suites for test in suite.tests]
-    assert [pattern for pattern in SKIPS if not any(fnmatchcase(test, pattern) for test in tests)] == []
+@pytest.mark.skipif(sys.version_info[:2] != (3, 13), reason="the list is held against the suite of 3.13")
+def test_skips_are_of_tests_that_exist(unused_skips: list[str]) -> None:
+    assert unused_skips == []
