@@ -57,8 +57,8 @@ static PyObject *stdlib_call(struct tb_state *state, const char *name, PyObject 
     return result;
 }
 
-/* Every engine's future that is not done joins the group; the others are moved to done (a list, or NULL). 1: all
- * joined; 0: one is in another group; -1. */
+/* Every engine's future that is not done joins the group; the others are put into the list `done`. 1: all joined;
+ * 0: one is in another group; -1. */
 static int join_group(struct tb_state *state, td_group *group, PyObject *pending, PyObject *done)
 {
     PyObject *key, *none;
@@ -67,7 +67,7 @@ static int join_group(struct tb_state *state, td_group *group, PyObject *pending
         struct tb_future *future = (struct tb_future *)key;
         td_task *task = tb_future_is_done(future) ? NULL : tb_future_task(future);
         if (task == NULL) {
-            if (done != NULL && PyList_Append(done, key) < 0)
+            if (PyList_Append(done, key) < 0)
                 return -1;
             continue;
         }
@@ -110,36 +110,54 @@ static int wait_for_all(struct tb_state *state, PyObject *futures, int64_t deadl
     return 1;
 }
 
+/* Is what was waited for among these, which are done? */
+static bool is_enough(struct tb_future *future, enum until until)
+{
+    return until == UNTIL_FIRST || tb_future_has_failed(future);
+}
+
+/* Those of the futures that are not done join a group; until enough of them are. Some may have ended since somebody
+ * looked. As wait_for_first(). */
+static int wait_in_group(struct tb_state *state, td_group *group, PyObject *futures, int64_t deadline_ns,
+                         enum until until)
+{
+    PyObject *done = PyList_New(0);
+    if (done == NULL)
+        return -1;
+    int joined = join_group(state, group, futures, done);
+    Py_ssize_t left = joined == 1 ? PyDict_GET_SIZE(futures) - PyList_GET_SIZE(done) : 0;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(done) && left > 0; i++)
+        if (is_enough((struct tb_future *)PyList_GET_ITEM(done, i), until))
+            left = 0;
+    Py_DECREF(done);
+    for (; left > 0; left--) {
+        struct tb_future *future;
+        const int popped = pop_future(state, group, deadline_ns, &future);
+        if (popped < 0)
+            return -1;
+        if (popped == 0 || is_enough(future, until))
+            break;
+    }
+    return joined;
+}
+
 /* 1: what was waited for is there, or out of time; 0: the stdlib must do it; -1. */
 static int wait_for_first(struct tb_state *state, PyObject *futures, int64_t deadline_ns, enum until until)
 {
     PyObject *key, *none;
-    Py_ssize_t at = 0, done = 0;
-    while (PyDict_Next(futures, &at, &key, &none)) {
+    Py_ssize_t at = 0;
+    while (PyDict_Next(futures, &at, &key, &none)) { /* most often there is no need for a group */
         struct tb_future *future = (struct tb_future *)key;
-        if (!tb_future_is_done(future))
-            continue;
-        done++;
-        if (until == UNTIL_FIRST || tb_future_has_failed(future))
+        if (tb_future_is_done(future) && is_enough(future, until))
             return 1;
     }
-    if (done == PyDict_GET_SIZE(futures))
-        return 1;
     td_group *group;
-    td_status status = td_group_new(&group);
+    const td_status status = td_group_new(&group);
     if (status != TD_OK)
         return tb_raise_status(state, status, NULL);
-    int joined = join_group(state, group, futures, NULL);
-    for (Py_ssize_t left = PyDict_GET_SIZE(futures) - done; joined == 1 && left > 0; left--) {
-        struct tb_future *future;
-        int popped = pop_future(state, group, deadline_ns, &future);
-        if (popped < 0)
-            joined = -1;
-        if (popped <= 0 || until == UNTIL_FIRST || tb_future_has_failed(future))
-            break;
-    }
+    const int waited = wait_in_group(state, group, futures, deadline_ns, until);
     td_group_free(group);
-    return joined;
+    return waited;
 }
 
 /* DoneAndNotDoneFutures(done, not_done), as things stand. */

@@ -99,6 +99,16 @@ def test_without_an_error_all_are_waited_for(pool):
     assert treadle.wait(futures, return_when=FIRST_EXCEPTION) == (set(futures), set())
 
 
+@pytest.mark.parametrize("count", [1, 2, 100])
+@pytest.mark.parametrize("return_when", [FIRST_COMPLETED, FIRST_EXCEPTION])
+def test_what_ends_while_the_wait_begins_counts(pool, count, return_when):
+    for _ in range(3000 // count):
+        futures = [pool.submit(abs, -i) for i in range(count)]
+        done, not_done = treadle.wait(futures, return_when=return_when)
+        assert done
+        assert not_done == set() or return_when == FIRST_COMPLETED
+
+
 def test_the_condition_must_be_known(pool):
     with pytest.raises(ValueError, match="Invalid return condition: 'SOME'"):
         treadle.wait([pool.submit(abs, 1)], return_when="SOME")
