@@ -94,6 +94,7 @@ def test_no_more_than_two_pools_are_kept_that_nobody_uses() -> None:
     leases = [_pools.lease_processes(_pools.Kind(n, "test", 1, ())) for n in range(1, 6)]
     assert len(_pools._processes) == 5
     del leases
+    _pools.tidy()
     assert len(_pools._processes) == _pools.KEPT
 
 

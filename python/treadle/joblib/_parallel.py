@@ -165,6 +165,11 @@ class Parallel(Logger):
             )
         return n_jobs
 
+    def _is_ready(self) -> bool:
+        """Does it hold workers already?"""
+        gave_them_back = isinstance(self._backend, PoolBackend) and self._backend._workers is None
+        return self._managed_backend and not gave_them_back
+
     def _effective_n_jobs(self) -> int:
         count: int = self._backend.effective_n_jobs(self.n_jobs) if self._backend else 1
         return count
@@ -228,7 +233,7 @@ class Parallel(Logger):
         self._begin()
         try:
             self.n_tasks = len(iterable) if isinstance(iterable, Sized) else None
-            n_jobs = self._effective_n_jobs() if self._managed_backend else self._initialize_backend()
+            n_jobs = self._effective_n_jobs() if self._is_ready() else self._initialize_backend()
             if n_jobs == 1 or isinstance(self._backend, SequentialBackend):
                 output = self._loop(iterable)
             else:

@@ -7,12 +7,14 @@ is kept, two pools of each kind at most, until it was idle for `idle_worker_time
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
 from .. import _engine, _lifetime
@@ -111,10 +113,13 @@ class Shelved:
         self.generation = _generation
 
 
-_lock = threading.Condition()
+_lock = threading.RLock()
 _processes: list[Shelved] = []  # the one used last comes last
 _threads: list[Shelved] = []  # idle ones only
+_leases = 0  # that were given, and were not seen to end
 _ended: deque[tuple[Shelved, bool]] = deque()  # leases that ended, and whether their pool was spoiled
+_doomed: deque[Shelved] = deque()  # off the shelves, to be closed by a thread that may wait
+_news: SimpleQueue[None] = SimpleQueue()  # what the watching thread waits for
 _watching = False
 _generation = 0  # of pools: those that were made before `close_all` are not used again
 
@@ -129,10 +134,20 @@ class Lease:
         self.spoiled = False
 
     def __del__(self) -> None:
-        # At any point of any thread: also inside this module, with the lock held.
+        # In the garbage collector, so at any point of any thread, whatever that holds: nothing is waited for, and
+        # what is to be closed is left to others. Who is at the shelves now may have looked already: then the watching
+        # thread, which is there as long as there are leases, sees to it.
         if _lifetime and self.pid == os.getpid() and not _lifetime.exiting:
             _ended.append((self.shelved, self.spoiled))
-            _sweep()
+            if _lock._is_owned() or not _lock.acquire(blocking=False):  # type: ignore[attr-defined]
+                _news.put(None)
+                return
+            try:
+                _tidy()
+            finally:
+                _lock.release()
+            if _doomed:
+                _news.put(None)
 
     def spoil(self) -> None:
         """What it runs was given up, and may go on for a while: threads are not used again."""
@@ -142,33 +157,43 @@ class Lease:
 def lease_processes(kind: Kind, idle_s: float = IDLE_S) -> Lease:
     """The workers of that kind, which others may use at the same time: those that there are, or new ones."""
     with _lock:
-        dropped = _tidy()
+        _tidy()
         found = next((item for item in _processes if item.pool._kind.is_same(kind) and item.pool.is_usable()), None)
         if found is None:
             found = Shelved(Processes(kind))
-        else:
+        found.users += 1
+        found.idle_s = idle_s
+        if found in _processes:
             _processes.remove(found)
         _processes.append(found)
-        found.idle_s = idle_s
-        found.users += 1
-    _close(dropped)
-    _sweep()
-    return Lease(found)
+        lease = _give(found)
+    _close_doomed()
+    return lease
 
 
 def lease_threads(n_jobs: int) -> Lease:
     """So many threads that nobody else uses."""
     with _lock:
-        dropped = _tidy()
+        _tidy()
         found = next((item for item in _threads if item.pool._max_workers == n_jobs), None)
-        if found is not None:
-            _threads.remove(found)
-        else:
+        if found is None:
             found = Shelved(ThreadPoolExecutor(n_jobs, "treadle-joblib"))
+        else:
+            _threads.remove(found)
         found.users = 1
-    _close(dropped)
-    _sweep()
-    return Lease(found)
+        lease = _give(found)
+    _close_doomed()
+    return lease
+
+
+def _give(item: Shelved) -> Lease:
+    """A lease, and a thread that watches over its end; holds the lock."""
+    global _leases, _watching
+    if not _watching:
+        threading.Thread(target=_watch, name="treadle-joblib-idle", daemon=True).start()
+        _watching = True
+    _leases += 1
+    return Lease(item)
 
 
 def close_all() -> None:
@@ -176,94 +201,86 @@ def close_all() -> None:
     global _generation
     with _lock:
         _generation += 1
-        dropped = _tidy()
-        dropped += [item for item in (*_processes, *_threads) if item.users == 0]
+        _tidy()
+        dropped = [item for item in (*_processes, *_threads) if item.users == 0]
         _processes.clear()
         _threads.clear()
-        _lock.notify_all()
+    _news.put(None)
     for item in dropped:
         item.pool.shutdown(wait=True)
-    _sweep()
+    _close_doomed()
 
 
-def _sweep() -> None:
-    """Sees to leases that have ended, unless this thread holds the lock: it does so afterwards."""
-    while _ended and not _lock._is_owned():  # type: ignore[attr-defined]
-        with _lock:
-            dropped = _tidy()
-        _close(dropped)
+def tidy() -> None:
+    """Puts the pools of leases that have ended back, as happens by itself soon after."""
+    with _lock:
+        _tidy()
+    _close_doomed()
 
 
-def _tidy() -> list[Shelved]:
-    """Puts back what leases have ended; gives what is to be closed. Holds the lock."""
-    dropped = []
+def _tidy() -> None:
+    """The same, without closing those that are not kept. Holds the lock; calls nothing that takes others."""
+    global _leases
+    now = time.monotonic()
     while _ended:
         item, spoiled = _ended.popleft()
+        _leases -= 1
         item.users -= 1
+        item.until = now + item.idle_s
         if item.users:
-            pass
-        elif spoiled or item.generation != _generation:
-            dropped.append(item)
-        elif isinstance(item.pool, Processes):
-            _rest(item)
-        else:
+            continue
+        if spoiled or item.generation != _generation:
+            _doomed.append(item)
+        elif not isinstance(item.pool, Processes):
             _threads.append(item)
-            _rest(item)
     for shelf in (_processes, _threads):
         idle = [item for item in shelf if item.users == 0]
-        dead = [item for item in idle if isinstance(item.pool, Processes) and not item.pool.is_usable()]
-        living = [item for item in idle if item not in dead]
-        dropped += dead + living[: max(0, len(living) - KEPT)]
-        shelf[:] = [item for item in shelf if item not in dropped]
-    return dropped
+        dropped = [item for item in idle if item.until <= now or not is_alive(item.pool)]
+        living = [item for item in idle if item not in dropped]
+        dropped += living[: max(0, len(living) - KEPT)]
+        if dropped:
+            _doomed.extend(dropped)
+            shelf[:] = [item for item in shelf if item not in dropped]
 
 
-def _close(dropped: list[Shelved]) -> None:
-    for item in dropped:
-        item.pool.shutdown(wait=False)
+def is_alive(pool: Any) -> bool:
+    """Is it a pool that can be used, or one of threads?"""
+    return not isinstance(pool, Processes) or pool.is_usable()
+
+
+def _close_doomed() -> None:
+    with contextlib.suppress(IndexError):
+        while True:
+            _doomed.popleft().pool.shutdown(wait=False)
 
 
 # --- idleness
 
 
-def _rest(item: Shelved) -> None:
-    """Notes when it has been idle for too long; holds the lock."""
-    global _watching
-    item.until = time.monotonic() + item.idle_s
-    if not _watching:
-        _watching = True
-        threading.Thread(target=_watch, name="treadle-joblib-idle", daemon=True).start()
-
-
 def _watch() -> None:
-    """Closes pools that were idle for too long; ends when there are none."""
+    """Closes pools that were idle for too long; ends when there are none, and no leases."""
     global _watching
     while True:
         with _lock:
-            now = time.monotonic()
-            dropped = _tidy()
-            for shelf in (_processes, _threads):
-                late = [item for item in shelf if item.users == 0 and item.until <= now]
-                dropped += late
-                shelf[:] = [item for item in shelf if item not in late]
-            waits = [item.until - now for item in (*_processes, *_threads) if item.users == 0]
-            if not dropped:
-                if not waits:
-                    _watching = False
-                    return
-                if not _ended:
-                    _lock.wait(min(waits))
-        _close(dropped)
-        _sweep()
+            _tidy()
+            if not (_leases or _processes or _threads or _doomed):
+                _watching = False
+                return
+            waits = [item.until for item in (*_processes, *_threads) if item.users == 0]
+        _close_doomed()
+        seconds = min(waits) - time.monotonic() if waits else None
+        with contextlib.suppress(Empty):
+            _news.get(timeout=None if seconds is None else min(max(seconds, 0.0), threading.TIMEOUT_MAX))
 
 
 def _in_forked_child() -> None:
-    global _lock, _watching
-    _lock = threading.Condition()
+    global _lock, _leases, _news, _watching
+    _lock = threading.RLock()
+    _leases = 0
+    _news = SimpleQueue()
     _watching = False
-    _processes.clear()
-    _threads.clear()
-    _ended.clear()
+    for things in (_processes, _threads, _ended, _doomed):
+        things.clear()
 
 
 os.register_at_fork(after_in_child=_in_forked_child)
