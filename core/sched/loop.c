@@ -466,6 +466,19 @@ static td_status run_loop(struct td_sched *sched, struct td_hand *hand, struct t
     return stopped(region);
 }
 
+/* The same chunks as of a loop with that grain, one by one. */
+static td_status run_without_hand(int64_t begin, int64_t end, uint64_t grain, td_range_fn *fn, void *context)
+{
+    for (;;) {
+        const bool is_last = grain == 0 || (uint64_t)end - (uint64_t)begin <= grain;
+        const int64_t until = is_last ? end : begin + (int64_t)grain;
+        const td_status status = fn(begin, until, context);
+        if (status != TD_OK || is_last)
+            return status;
+        begin = until;
+    }
+}
+
 td_status td_parallel_for(int64_t begin, int64_t end, int64_t grain, td_range_fn *fn, void *context)
 {
     if (grain < 0 || fn == NULL)
@@ -474,8 +487,8 @@ td_status td_parallel_for(int64_t begin, int64_t end, int64_t grain, td_range_fn
         return TD_OK;
     struct td_sched *sched = td_sched_get();
     struct td_hand *hand = td_hand_self(sched);
-    if (hand == NULL) /* no memory: at once, and alone */
-        return fn(begin, end, context);
+    if (hand == NULL) /* no memory, or too many threads have one */
+        return run_without_hand(begin, end, (uint64_t)grain, fn, context);
     struct td_region region = {
         .fn = fn, .context = context, .begin = begin, .end = end, .grain = (uint64_t)grain, .own = 0};
     return run_loop(sched, hand, &region);

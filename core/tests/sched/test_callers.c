@@ -116,4 +116,48 @@ TD_TEST(a_scope_is_its_threads_own)
     pthread_join(thread, NULL);
 }
 
+/* ---- Without a hand ---- */
+
+static _Thread_local bool no_memory;
+void *aligned_alloc(size_t alignment, size_t bytes)
+{
+    void *block = NULL;
+    return no_memory || posix_memalign(&block, alignment, bytes) != 0 ? NULL : block;
+}
+
+struct chunks {
+    int64_t begin, next, end, grain;
+};
+
+static td_status check_chunk(int64_t begin, int64_t end, void *context)
+{
+    struct chunks *chunks = context;
+    const int64_t rest = chunks->end - begin;
+    CHECK_EQ(begin, chunks->next);
+    CHECK_EQ(end - begin, chunks->grain < rest ? chunks->grain : rest);
+    chunks->next = end;
+    return begin == chunks->begin + 30 ? TD_EINVAL : TD_OK;
+}
+
+static void *loop_without_hand(void *unused)
+{
+    (void)unused;
+    no_memory = true;
+    struct chunks chunks = {7, 7, 30, 10}, failing = {7, 7, 70, 10};
+    CHECK_OK(td_parallel_for(7, 30, 10, check_chunk, &chunks));
+    CHECK_EQ(chunks.next, 30);
+    CHECK_STATUS(td_parallel_for(7, 70, 10, check_chunk, &failing), TD_EINVAL);
+    CHECK_EQ(failing.next, 47);
+    return NULL;
+}
+
+TD_TEST(a_thread_that_can_have_no_hand_runs_the_same_chunks)
+{
+    pthread_t thread;
+    count_on(3);
+    (void)td_sched_get();
+    REQUIRE_EQ(pthread_create(&thread, NULL, loop_without_hand, NULL), 0);
+    pthread_join(thread, NULL);
+}
+
 TD_TEST_MAIN
