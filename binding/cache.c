@@ -127,10 +127,10 @@ static void let_go(struct buffers *buffers)
 
 static int hold(PyObject *sequence, struct buffers *buffers)
 {
-    PyObject *fast = PySequence_Fast(sequence, "parts is a sequence of buffers");
-    if (fast == NULL)
+    PyObject *tuple = PySequence_Tuple(sequence); /* a list could change when a buffer is asked for */
+    if (tuple == NULL)
         return -1;
-    const Py_ssize_t count = PySequence_Fast_GET_SIZE(fast);
+    const Py_ssize_t count = PyTuple_GET_SIZE(tuple);
     *buffers = (struct buffers){.views = PyMem_New(Py_buffer, (size_t)count + 1),
                                 .parts = PyMem_New(struct td_part, (size_t)count + 1)};
     bool held = buffers->views != NULL && buffers->parts != NULL;
@@ -138,12 +138,12 @@ static int hold(PyObject *sequence, struct buffers *buffers)
         PyErr_NoMemory();
     while (held && buffers->count < count) {
         Py_buffer *view = &buffers->views[buffers->count];
-        held = PyObject_GetBuffer(PySequence_Fast_GET_ITEM(fast, buffers->count), view, PyBUF_SIMPLE) == 0;
+        held = PyObject_GetBuffer(PyTuple_GET_ITEM(tuple, buffers->count), view, PyBUF_SIMPLE) == 0;
         if (held)
             buffers->parts[buffers->count++] =
                 (struct td_part){.data = view->buf, .bytes = (uint64_t)view->len};
     }
-    Py_DECREF(fast);
+    Py_DECREF(tuple);
     if (!held)
         let_go(buffers);
     return held ? 0 : -1;

@@ -160,7 +160,8 @@ static void after_fork_in_child(void)
     pthread_mutex_unlock(&folders_lock);
 }
 
-static void install_handlers(void)
+/* Not with the first store: a fork that has begun by then would not know of it. */
+__attribute__((constructor)) static void watch_forks(void)
 {
     pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
 }
@@ -364,8 +365,6 @@ static struct td_folder *find_locked(const struct stat *file)
 
 td_status td__folder_open(const char *path, bool shared, struct td_folder **out)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, install_handlers);
     int fd = -1, readonly = 0;
     td_status status = open_version(path, shared, &fd, &readonly);
     if (status != TD_OK)

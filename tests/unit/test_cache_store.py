@@ -8,11 +8,13 @@ import gc
 import os
 import signal
 import stat
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import treadle
@@ -59,6 +61,18 @@ def test_what_is_put_is_got(store: Store, sizes: list[int], mode: str | None) ->
     assert entry.nbytes == size == file_of(store).stat().st_size
     assert abs(entry.created_ns - time.time_ns()) < 3600e9
     assert entry.stamp
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="no class of Python's has a buffer")
+def test_parts_may_change_while_their_buffers_are_asked_for(store: Store) -> None:
+    class Clearing:
+        def __buffer__(self, flags: int) -> memoryview:
+            parts.clear()
+            return memoryview(b"first")
+
+    parts: list[Any] = [Clearing(), b"second", b"third"]
+    store.put(KEY, parts)
+    assert content(store) == [b"first", b"second", b"third"]
 
 
 def test_any_contiguous_buffer_can_be_put(store: Store) -> None:

@@ -198,6 +198,30 @@ TD_TEST(a_forked_child_leads_nothing_and_waits_for_its_parent)
     end();
 }
 
+static void open_and_lead(void)
+{
+    if (store != NULL)
+        return;
+    store = own_open((struct td_store_options){0});
+    CHECK_EQ(enter(1), TD_ROLE_LEADER);
+}
+
+TD_TEST(a_child_of_a_fork_that_began_before_the_first_store_was_open_leads_nothing)
+{
+    begin();
+    REQUIRE(pthread_atfork(open_and_lead, NULL, NULL) == 0);
+    fflush(NULL);
+    const pid_t pid = fork();
+    if (pid == 0) {
+        CHECK_STATUS(leave(1), TD_ENOTHELD);
+        _exit(td_atomic_load_relaxed(&test_failures) ? 1 : 0);
+    }
+    CHECK_EQ(test_wait_child(pid), 0);
+    CHECK_OK(leave(1));
+    td_store_close(store);
+    end();
+}
+
 static void give_up_then_wait(uint64_t number)
 {
     enum td_role role;
