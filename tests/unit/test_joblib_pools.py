@@ -80,8 +80,9 @@ def test_an_initializer_runs_once_in_each_worker_and_another_one_has_workers_of_
     assert {int(line) for line in Path(other).read_text().split()} >= others
 
 
-def test_what_was_idle_for_too_long_ends() -> None:
-    (pid, *_) = pids(idle_worker_timeout=0)
+@pytest.mark.parametrize("seconds", [0, 0.2])
+def test_what_was_idle_for_too_long_ends(seconds: float) -> None:
+    (pid, *_) = pids(idle_worker_timeout=seconds)
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:

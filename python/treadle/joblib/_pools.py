@@ -8,6 +8,7 @@ is kept, two pools of each kind at most, until it was idle for `idle_worker_time
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 import time
@@ -121,6 +122,7 @@ _ended: deque[tuple[Shelved, bool]] = deque()  # leases that ended, and whether 
 _doomed: deque[Shelved] = deque()  # off the shelves, to be closed by a thread that may wait
 _news: SimpleQueue[None] = SimpleQueue()  # what the watching thread waits for
 _watching = False
+_next_look = math.inf  # of the watching thread, by time.monotonic(), if it hears no news
 _generation = 0  # of pools: those that were made before `close_all` are not used again
 
 
@@ -144,9 +146,10 @@ class Lease:
                 return
             try:
                 _tidy()
+                is_news = bool(_doomed) or self.shelved.until < _next_look
             finally:
                 _lock.release()
-            if _doomed:
+            if is_news:
                 _news.put(None)
 
     def spoil(self) -> None:
@@ -259,26 +262,27 @@ def _close_doomed() -> None:
 
 def _watch() -> None:
     """Closes pools that were idle for too long; ends when there are none, and no leases."""
-    global _watching
+    global _watching, _next_look
     while True:
         with _lock:
             _tidy()
             if not (_leases or _processes or _threads or _doomed):
                 _watching = False
                 return
-            waits = [item.until for item in (*_processes, *_threads) if item.users == 0]
+            _next_look = min((item.until for item in (*_processes, *_threads) if item.users == 0), default=math.inf)
+            look = 0.0 if _doomed else _next_look
         _close_doomed()
-        seconds = min(waits) - time.monotonic() if waits else None
         with contextlib.suppress(Empty):
-            _news.get(timeout=None if seconds is None else min(max(seconds, 0.0), threading.TIMEOUT_MAX))
+            _news.get(timeout=min(max(look - time.monotonic(), 0.0), threading.TIMEOUT_MAX))
 
 
 def _in_forked_child() -> None:
-    global _lock, _leases, _news, _watching
+    global _lock, _leases, _news, _watching, _next_look
     _lock = threading.RLock()
     _leases = 0
     _news = SimpleQueue()
     _watching = False
+    _next_look = math.inf
     for things in (_processes, _threads, _ended, _doomed):
         things.clear()
 
