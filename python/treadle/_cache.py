@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
@@ -22,13 +23,26 @@ def byte_count(text: str) -> int:
     """The bytes that `1500`, `64K` or `1.5GiB` say; raises ValueError."""
     number = text.lower().removesuffix("b").removesuffix("i")
     unit = number[-1:] if number[-1:] in "kmgt" else ""
-    return int(float(number.removesuffix(unit)) * _UNITS[unit])
+    return int(positive(number.removesuffix(unit)) * _UNITS[unit])
 
 
 def duration(text: str) -> float:
     """The seconds that `90`, `36h` or `30d` say; raises ValueError."""
     unit = text[-1:].lower()
-    return float(text[:-1]) * _SECONDS[unit] if unit in _SECONDS else float(text)
+    return positive(text[:-1]) * _SECONDS[unit] if unit in _SECONDS else positive(text)
+
+
+def positive(text: str) -> float:
+    """A number that can limit something; raises ValueError."""
+    number = float(text)
+    if not 0 <= number < math.inf:
+        raise ValueError(text)
+    return number
+
+
+def entry_count(text: str) -> int:
+    """A number of entries; raises ValueError."""
+    return int(positive(str(int(text))))
 
 
 def add_parser(commands: Any) -> None:
@@ -49,7 +63,7 @@ def add_parser(commands: Any) -> None:
             action.add_argument("key", help="the key, or its first digits")
         if name == "prune":
             action.add_argument("--bytes", type=byte_count, help="keep at most so many, such as 500M or 2G")
-            action.add_argument("--items", type=int, help="keep at most so many entries")
+            action.add_argument("--items", type=entry_count, help="keep at most so many entries")
             action.add_argument("--age", type=duration, help="keep what was used within that time, such as 12h or 30d")
         if name == "verify":
             action.add_argument("--remove", action="store_true", help="remove those that are torn or changed")

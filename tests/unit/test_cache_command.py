@@ -65,6 +65,14 @@ def test_entries_are_pruned_within_limits(cache: str, capsys: pytest.CaptureFixt
     assert run(capsys, "ls", cache)[1] == "0 entries, 0 B\n"
 
 
+@pytest.mark.parametrize("limit", ["--items=-1", "--bytes=-1K", "--bytes=inf", "--age=-1", "--age=nan", "--age=x"])
+def test_what_is_no_limit_removes_nothing(cache: str, capsys: pytest.CaptureFixture[str], limit: str) -> None:
+    with pytest.raises(SystemExit):
+        main(["cache", "prune", cache, limit])
+    assert "invalid" in capsys.readouterr().err
+    assert "3 entries, " in run(capsys, "ls", cache)[1]
+
+
 def test_bad_entries_are_found_and_removed(cache: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "verify", cache)[:2] == (0, "3 entries checked, 0 bad\n")
     (file,) = Path(cache).glob(f"treadle/store-1/*/{KEYS[0].hex()}")
