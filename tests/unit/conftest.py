@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import os
 import subprocess
@@ -131,3 +133,32 @@ def moving(moving_pool: Moving) -> Iterator[Moving]:
     yield moving_pool
     assert moving_pool.pool.submit(os.getpid).result() == before
     assert moving_pool.live() == 0
+
+
+class Capabilities(ctypes.Structure):
+    """What capget and capset have: the first 32 capabilities of three sets, then the rest."""
+
+    _fields_ = [
+        (name, ctypes.c_uint32) for name in ["effective", "permitted", "inheritable", "more", "more_p", "more_i"]
+    ]
+
+
+@contextlib.contextmanager
+def bound_by_modes() -> Iterator[None]:
+    libc = ctypes.CDLL(None, use_errno=True)
+    head, held = (ctypes.c_uint32 * 2)(0x20080522, 0), Capabilities()
+    assert libc.capget(head, ctypes.byref(held)) == 0
+    before = held.effective
+    held.effective &= ~0b111  # CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+    assert libc.capset(head, ctypes.byref(held)) == 0
+    try:
+        yield
+    finally:
+        held.effective = before
+        assert libc.capset(head, ctypes.byref(held)) == 0
+
+
+@pytest.fixture
+def obeying_permissions() -> contextlib.AbstractContextManager[None]:
+    """Where root's thread, too, is bound to what the modes of files and folders say."""
+    return bound_by_modes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import pickle
+import sys
 import threading
 from fractions import Fraction
 from typing import Any
@@ -104,9 +105,13 @@ def test_frames_are_hashed_by_their_values() -> None:
         len({fast(frame) for frame in (make(), make("xyz"), make("yx"), make(name="d"), make() + make()[["a"]])}) == 5
     )
     frame = make()
+    frame["d"] = pandas.array([1, None], dtype="Int64")
+    frame["e"] = frame.index - frame.index[0]
     before = fast(frame)
-    assert frame.index.is_unique and frame["a"].sum() == 1.0  # both are cached
-    assert fast(frame) == before
+    # What these find is kept in the frame.
+    assert frame.index.is_unique and frame["a"].sum() == 1.0 and frame["d"].hasnans and repr(frame) and repr(frame["e"])
+    assert frame.index.get_loc(frame.index[1]) == 1 and frame.index.inferred_freq is None
+    assert fast(frame) == before == fast(pickle.loads(pickle.dumps(frame)))
 
 
 def test_what_contains_itself_has_a_hash() -> None:
@@ -128,6 +133,43 @@ def test_parts_that_are_met_often_are_read_once() -> None:
     for _ in range(200):
         deep = [deep, deep]
     assert fast(deep) == fast([deep[0], deep[1]])
+
+
+def deep(depth: int, wrap: Any, end: object) -> Any:
+    value: Any = end
+    for _ in range(depth):
+        value = wrap(value)
+    return value
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda inner: [inner],
+        lambda inner: (inner, inner),
+        lambda inner: {"a": 1, "inner": inner},
+        lambda inner: {(1, 2): inner},
+        lambda inner: frozenset((inner, 1)),
+        lambda inner: Point(inner, 2),
+    ],
+    ids=["list", "tuple", "dict", "keys", "frozenset", "object"],
+)
+def test_values_may_be_deeper_than_calls(wrap: Any) -> None:
+    depth = 4 * sys.getrecursionlimit() if wrap(1) != frozenset((1,)) else 50  # a frozenset's own hash is recursive
+    hashes = [fast(deep(depth + more, wrap, end)) for more, end in ((0, "x"), (0, "x"), (0, "y"), (1, "x"))]
+    assert hashes[0] == hashes[1] and len(set(hashes)) == 3
+
+
+def test_rings_may_be_longer_than_calls_are_deep() -> None:
+    def ring(length: int, end: object) -> list[Any]:
+        last: list[Any] = [end]
+        made = deep(length, lambda inner: [inner], last)
+        last.append(made)
+        return made  # type: ignore[no-any-return]
+
+    length = 4 * sys.getrecursionlimit()
+    assert fast(ring(length, 1)) == fast(ring(length, 1))
+    assert len({fast(ring(length, 1)), fast(ring(length, 2)), fast(ring(length + 1, 1))}) == 3
 
 
 def test_functions_are_hashed_by_their_code() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -57,6 +58,36 @@ def test_threads_compute_a_call_once(memory: Any) -> None:
         found += [threads.submit(cached, 3) for _ in range(8)]
         computation.may_end.set()
         assert [each.result() for each in found] == [6] * 16
+    assert computation.calls == [3]
+
+
+def test_a_wait_can_be_interrupted(memory: Any) -> None:
+    computation = Computation()
+    run = computation.run
+
+    def double(x: int) -> int:
+        return run(x)
+
+    cached = memory.cache(double)
+    main, go = threading.get_ident(), threading.Event()
+
+    def interrupt() -> None:
+        go.wait()
+        signal.pthread_kill(main, signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with ThreadPoolExecutor(2) as threads:
+            first = threads.submit(cached, 3)
+            computation.started.wait()
+            threads.submit(interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                go.set()
+                cached(3)
+            computation.may_end.set()
+            assert first.result() == cached(3) == 6
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert computation.calls == [3]
 
 
@@ -146,7 +177,7 @@ def test_processes_compute_each_call_once(memory: Any, tmp_path: Path) -> None:
             stdin=subprocess.PIPE,
             env=path,
         )
-        for number in range(6)
+        for number in range(16)
     ]
     for program in programs:
         assert program.stdin is not None
@@ -183,9 +214,9 @@ def test_without_locks_a_warning_says_so_once(memory: Any) -> None:
     engine = _memory_local._engine
     place = memory.store_backend.place
     _memory_local._handles[place] = engine.Store(place[0], locks=False)
-    cached = memory.cache(lambda x: x)
     with pytest.warns(CacheWarning, match="no locks") as caught:
-        assert [cached(x) for x in (1, 2, 1)] == [1, 2, 1]
+        for cached in (memory.cache(lambda x: x), memory.cache(lambda y: y)):
+            assert [cached(x) for x in (1, 2, 1)] == [1, 2, 1]
     assert len(caught) == 1
 
 

@@ -228,6 +228,38 @@ def test_what_a_function_assigns_itself_is_not_tracked() -> None:
     assert "assigned by the code itself" in _tracking.fingerprint(counts).untracked.values()
 
 
+def calls_by_name(thing: Any, name: str) -> Any:
+    text = ", ".join(("a", "b"))
+    return thing.first(text).second(name=name), getattr(thing, name)(), [each.third() for each in thing]
+
+
+class Indirect:
+    def known(self) -> int:
+        return 1
+
+    def run(self) -> Any:
+        return self.known() + self.unknown()  # type: ignore[attr-defined]
+
+
+def test_calls_of_what_only_a_run_knows_are_told_of() -> None:
+    found = _tracking.fingerprint(calls_by_name).untracked
+    assert list(found.values()) == ["only a run knows it"]
+    (line,) = found
+    assert set(line.partition(" calls as ")[2].split(", ")) == {".first()", ".second()", "getattr()", ".third()"}
+    (line,) = _tracking.fingerprint(Indirect().run).untracked
+    assert line.endswith("Indirect.run calls as .unknown()")
+
+
+def test_a_line_of_calls_may_be_long(module: Module) -> None:
+    count = 2 * sys.getrecursionlimit()
+    source = "".join(f"def f{n}(x):\n    return f{n + 1}(x)\n\n\n" for n in range(count))
+    digests = []
+    for last in (1, 1, 2):
+        exec(compile(source + f"def f{count}(x):\n    return {last}\n", "long.py", "exec"), vars(module.loaded))
+        digests.append(digest(module.loaded.f0))
+    assert digests[0] == digests[1] != digests[2]
+
+
 def test_a_fingerprint_holds_until_something_is_rebound(module: Module) -> None:
     loaded = module.loaded
     for name, value in [("LIMIT", 4), ("helper", loaded.unrelated), ("NAMES", ()), ("remembered", loaded.helper)]:

@@ -21,7 +21,9 @@ static struct {
     enum gate_end end;
     long calls, at; /* counted from 1 */
     int error;
-    bool is_short; /* writes and reads do as little as they can */
+    bool is_short;  /* writes and reads do as little as they can */
+    int lock_error; /* what asking for a lock ends with, unless it is 0 */
+    long syncs;
 } gate;
 
 /* True: the call fails. */
@@ -79,6 +81,7 @@ int fallocate(int fd, int mode, off_t from, off_t bytes)
 
 int fsync(int fd)
 {
+    gate.syncs++;
     return (int)GATED(SYS_fsync, fd);
 }
 
@@ -109,6 +112,20 @@ int flock(int fd, int operation)
 int fstatat(int folder, const char *restrict path, struct stat *restrict file, int flags)
 {
     return (int)GATED(SYS_newfstatat, folder, path, file, flags);
+}
+
+/* Locks alone are gated. */
+int fcntl(int fd, int command, ...)
+{
+    va_list more;
+    va_start(more, command);
+    void *argument = va_arg(more, void *);
+    va_end(more);
+    if (gate.lock_error != 0 && (command == F_OFD_SETLK || command == F_OFD_SETLKW || command == F_OFD_GETLK)) {
+        errno = gate.lock_error;
+        return -1;
+    }
+    return (int)syscall(SYS_fcntl, fd, command, argument);
 }
 
 #endif

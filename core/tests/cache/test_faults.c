@@ -77,6 +77,41 @@ TD_TEST(any_call_of_a_durable_writer_of_named_files_may_fail)
     fail_everywhere((struct td_store_options){.durable = true, .no_tmpfile = true, .cap_bytes = 1000000});
 }
 
+TD_TEST(only_a_durable_writer_waits_for_the_disk)
+{
+    for (int i = 0; i < 2; i++) {
+        own_folder_path();
+        td_store *store = own_open((struct td_store_options){.durable = i == 1});
+        gate.syncs = 0;
+        REQUIRE_OK(own_put(store, 1, 1000, 1));
+        CHECK_EQ(gate.syncs, i == 1 ? 3 : 0); /* the file, its folder, and the folder of that */
+        own_close(store);
+    }
+}
+
+/* Each caller computes, and what it puts is got. */
+TD_TEST(a_file_system_without_locks_is_found_out)
+{
+    const int errors[] = {ENOLCK, EOPNOTSUPP, EINVAL, ENOSYS};
+    for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++) {
+        gate.lock_error = errors[i];
+        td_store *store = own_store();
+        const struct td_key key = own_key(1);
+        enum td_role role;
+        REQUIRE_OK(td_store_enter_until(store, &key, 0, 0, 0, &role));
+        CHECK_EQ(role, TD_ROLE_NOLOCKS);
+        CHECK(!td_store_has_locks(store));
+        CHECK_STATUS(td_store_enter_until(store, &key, 7, 0, 0, &role), TD_ETIMEDOUT);
+        REQUIRE_OK(own_put(store, 1, 1000, 1));
+        CHECK_OK(td_store_leave(store, &key, 0));
+        REQUIRE_OK(td_store_enter_until(store, &key, 7, 0, 0, &role));
+        CHECK_EQ(role, TD_ROLE_LANDED);
+        CHECK(own_has(store, 1, 1000, 1));
+        gate.lock_error = 0;
+        own_close(store);
+    }
+}
+
 /* ---- Memory ---- */
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)

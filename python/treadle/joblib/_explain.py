@@ -98,6 +98,6 @@ def noted(store: LocalStoreBackend, key: bytes) -> dict[str, str] | None:
         if entry is None or entry.kind != "code":
             return None
         parts: dict[str, str] = pickle.loads(entry.parts[1])["parts"]
-    except (TreadleError, OSError, KeyError, pickle.UnpicklingError):
-        return None
+    except (TreadleError, OSError, LookupError, TypeError, ValueError, EOFError, pickle.UnpicklingError):
+        return None  # also where another version has written it
     return parts

@@ -11,82 +11,59 @@ are numbered in the order in which they are met.
 
 A container is read in one step, and a RuntimeError says so if its size was another at the end: what other threads write
 into an array meanwhile is not seen.
+
+However deep values are in each other, the calls here are not: what waits for its parts is a generator on a stack, which
+gives each part that isn't short and gets the bytes that stand for it.
 """
 
 from __future__ import annotations
 
 import copyreg
-import hashlib
 import pickle
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Sized
+from collections.abc import Iterable, Sized
+from functools import cache
+from itertools import chain
 from marshal import dumps
-from operator import itemgetter
+from operator import add, itemgetter
 from pickle import whichmodule  # type: ignore[attr-defined] # it is not in its stub
 from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import Any, Protocol
+from typing import Any
 
-xxh3: Callable[[Any], bytes] | None
-try:
-    from xxhash import xxh3_128_digest as xxh3
-except ImportError:
-    xxh3 = None
+from ._keys_arrays import of_numpy
+from ._keys_words import (
+    AGAIN,
+    BYTEARRAY,
+    BYTES,
+    CODE,
+    DICT,
+    FROZENSET,
+    LIST,
+    NAME,
+    NODE,
+    OBJECT,
+    SET,
+    TEXT,
+    TUPLE,
+    VERSIONS,
+    CodeOf,
+    ContainsItself,
+    Steps,
+    buffer,
+    xxh3,
+)
+from ._keys_words import Changed as Changed
+from ._keys_words import fingerprint as fingerprint
+from ._keys_words import named as named
 
 SCALARS = frozenset((type(None), bool, int, float, complex, str, bytes, type(Ellipsis)))
 INLINE_ITEMS = 64
 """Containers of so many scalars stand as they are inside others; longer ones as digests."""
 LARGE = 1 << 16
 """Bytes of more than this stand as a digest, wherever they are."""
-PLAIN_KINDS = frozenset("biufcmMSUV")
-
-# What opens each part: none of these is a type of marshal's.
-BYTES, BYTEARRAY, TEXT, LIST, DICT, SET, FROZENSET, TUPLE = (
-    b"\x80",
-    b"\x81",
-    b"\x82",
-    b"\x83",
-    b"\x84",
-    b"\x85",
-    b"\x86",
-    b"\x87",
-)
-ARRAY, OBJECTS, NUMBER, DTYPE, NAME, CODE, OBJECT, NODE = (
-    b"\x90",
-    b"\x91",
-    b"\x92",
-    b"\x93",
-    b"\x94",
-    b"\x95",
-    b"\x96",
-    b"\x97",
-)
-AGAIN, VERSIONS, MASKED, MEMMAP = b"\x98", b"\x99", b"\x9a", b"\x9b"
 
 first, second = itemgetter(0), itemgetter(1)
-
-
-class Changed(RuntimeError):
-    """A container changed while it was read."""
-
-
-class ContainsItself(Exception):
-    """Its parts need numbers."""
-
-
-class CodeOf(Protocol):
-    """What knows the code of functions and classes."""
-
-    def __call__(self, thing: Any, /) -> bytes | None:
-        """A digest of it; None where its name says enough."""
-
-
-def blake2(data: Any) -> bytes:
-    return hashlib.blake2b(data, digest_size=16).digest()
-
-
-fingerprint: Callable[[Any], bytes] = xxh3 or blake2
-"""A digest of 16 bytes: XXH3 where the package xxhash is there."""
 
 
 def digest(value: object, coerce_mmap: bool = True, code_of: CodeOf | None = None) -> bytes:
@@ -113,19 +90,17 @@ def key_digest(value: object, coerce_mmap: bool = True, code_of: CodeOf | None =
         return NumberingWriter(coerce_mmap, code_of).digest(value)
 
 
-def is_plain(dtype: Any) -> bool:
-    """Do the bytes of such an array say all, and its dtype's short name how to read them?"""
-    own = dtype.type.__module__ == "numpy"
-    return own and dtype.kind in PLAIN_KINDS and dtype.fields is None and dtype.subdtype is None
+@cache
+def installed_version(package: str) -> str | None:
+    """The version of a package that doesn't say it itself."""
+    if package in sys.stdlib_module_names or package == "__main__":
+        return None
+    from importlib.metadata import PackageNotFoundError, version
 
-
-def named(thing: Any) -> tuple[str, str]:
-    """The module and the name of a function or class."""
-    name = getattr(thing, "__qualname__", None) or thing.__name__
-    module = getattr(thing, "__module__", None)
-    if isinstance(getattr(thing, "__self__", None), ModuleType):
-        module = thing.__self__.__name__
-    return module or whichmodule(thing, name), name
+    try:
+        return version(package)
+    except (PackageNotFoundError, ValueError):
+        return None
 
 
 class Writer:
@@ -148,14 +123,38 @@ class Writer:
         """Those of the interpreter and of the packages that types came from."""
         found = [f"{sys.implementation.name}={sys.version_info[0]}.{sys.version_info[1]}"]
         for package in sorted(self.packages):
-            version = getattr(sys.modules.get(package), "__version__", None)
+            version = getattr(sys.modules.get(package), "__version__", None) or installed_version(package)
             if isinstance(version, str):
                 found.append(f"{package}={version}")
         return VERSIONS + dumps(tuple(found), 2)
 
+    def write(self, value: Any) -> bytes:
+        written = self.short(value)
+        if written is not None:
+            return written
+        stack: list[tuple[Any, Steps]] = []
+        part, following = value, self.begin(value)
+        while True:
+            if isinstance(following, bytes):
+                written = self.end(part, following)
+                if not stack:
+                    return written
+            else:
+                stack.append((part, following))
+                written = None
+            part, steps = stack[-1]
+            try:
+                part = steps.send(written)  # type: ignore[arg-type] # None begins it
+            except StopIteration as done:
+                stack.pop()
+                following = done.value
+            else:
+                following = self.begin(part)
+
     # --- what needs no digest of its own
 
-    def write(self, value: Any) -> bytes:
+    def short(self, value: Any) -> bytes | None:
+        """What stands for a value that needs no steps; None for any other."""
         kind = type(value)
         if kind in SCALARS:
             return self.scalar(value)
@@ -166,61 +165,72 @@ class Writer:
                     return dumps(items, 2) if kind is tuple else LIST + dumps(items, 2)
                 except ValueError:
                     pass
-        return self.node(value, kind)
+        return self.again(value)
 
     def scalar(self, value: Any) -> bytes:
         if type(value) is bytes and len(value) > LARGE:
-            return self.buffer(BYTES, value)
+            return buffer(BYTES, value)
         try:
             return dumps(value, 2)
         except ValueError:
             text: Any = value
-            return self.buffer(TEXT, text.encode("utf-8", "surrogatepass"))
-
-    @staticmethod
-    def buffer(mark: bytes, data: Any) -> bytes:
-        return mark + len(data).to_bytes(8, "little") + fingerprint(data)
+            return buffer(TEXT, text.encode("utf-8", "surrogatepass"))
 
     # --- what has one
 
-    def node(self, value: Any, kind: type) -> bytes:
-        """A value that is written once, however often it is met."""
-        at = id(value)
-        if at in self.written:
-            return self.written[at]
-        if at in self.open:
+    def again(self, value: Any) -> bytes | None:
+        """What stands for a value that was written before: each is written once, however often it is met."""
+        written = self.written.get(id(value))
+        if written is None and id(value) in self.open:
             raise ContainsItself
-        self.open.add(at)
-        written = NODE + fingerprint(self.content(value, kind))
-        self.open.discard(at)
-        self.written[at] = written
+        return written
+
+    def begin(self, value: Any) -> Steps | bytes:
+        self.open.add(id(value))
+        return self.content(value, type(value))
+
+    def end(self, value: Any, content: bytes) -> bytes:
+        self.open.discard(id(value))
+        written = self.written[id(value)] = NODE + fingerprint(content)
         self.kept.append(value)
         return written
 
-    def content(self, value: Any, kind: type) -> bytes:
+    def content(self, value: Any, kind: type) -> Steps | bytes:
         if kind is tuple or kind is list:
             return self.sequence(value, TUPLE if kind is tuple else LIST)
         if kind is dict:
             return self.mapping(value)
         if kind is set or kind is frozenset:
-            items = sorted(list(value), key=self.place)  # noqa: C414 - a list is made in one step
-            return self.counted(SET if kind is set else FROZENSET, value, list(map(self.write, items)))
+            return self.unordered(value, SET if kind is set else FROZENSET)
         if kind is bytearray:
-            return self.buffer(BYTEARRAY, value)
+            return buffer(BYTEARRAY, value)
         if self.numpy is not None and kind.__module__.partition(".")[0] == "numpy":
-            found = self.of_numpy(value, kind)
+            found = of_numpy(self, value, kind)
             if found is not None:
                 return found
         return self.object(value, kind)
 
-    def sequence(self, value: Any, mark: bytes) -> bytes:
+    def each(self, items: Iterable[Any]) -> Steps:
+        """What stands for each, as a list."""
+        parts = []
+        for item in items:
+            written = self.short(item)
+            parts.append((yield item) if written is None else written)
+        return parts
+
+    def sequence(self, value: Any, mark: bytes) -> Steps:
         items = tuple(value)
         if SCALARS.issuperset(map(type, items)):
             try:
                 return mark + dumps(items, 2)
             except ValueError:
                 pass
-        return self.counted(mark, value, [self.write(item) for item in items])
+        return self.counted(mark, value, (yield from self.each(items)))
+
+    def unordered(self, value: Any, mark: bytes) -> Steps:
+        items = list(value)  # made in one step
+        items = in_order((yield from self.places(items)), items)
+        return self.counted(mark, value, (yield from self.each(items)))
 
     @staticmethod
     def counted(mark: bytes, value: Sized, parts: list[bytes]) -> bytes:
@@ -228,7 +238,7 @@ class Writer:
             raise Changed("a container changed while it was hashed")
         return b"".join((mark, len(parts).to_bytes(8, "little"), *parts))
 
-    def mapping(self, value: dict[Any, Any]) -> bytes:
+    def mapping(self, value: dict[Any, Any]) -> Steps:
         items = list(value.items())
         keys = set(map(type, map(first, items)))
         if keys <= {str}:
@@ -239,52 +249,14 @@ class Writer:
                     return DICT + b"s" + dumps((names, values), 2)
                 except ValueError:
                     pass
-            return self.counted(DICT + b"m" + dumps(names, 2), value, [self.write(item) for item in values])
-        items.sort(key=lambda pair: self.place(pair[0]))
-        return self.counted(DICT + b"k", value, [self.write(key) + self.write(item) for key, item in items])
+            return self.counted(DICT + b"m" + dumps(names, 2), value, (yield from self.each(values)))
+        items = in_order((yield from self.places(list(map(first, items)))), items)
+        parts = yield from self.each(chain.from_iterable(items))
+        return self.counted(DICT + b"k", value, list(map(add, parts[::2], parts[1::2])))
 
-    def place(self, value: Any) -> bytes:
-        """What gives an element its place among others."""
-        return self.write(value)
-
-    # --- NumPy
-
-    def of_numpy(self, value: Any, kind: type) -> bytes | None:
-        numpy = self.numpy
-        assert numpy is not None
-        if kind is numpy.ndarray:
-            return self.array(value, ARRAY)
-        if kind is numpy.memmap:
-            return self.array(numpy.asarray(value), ARRAY if self.coerce_mmap else MEMMAP)
-        if issubclass(kind, numpy.generic) and is_plain(value.dtype):
-            return NUMBER + dumps(value.dtype.str, 2) + self.raw(value)
-        if issubclass(kind, numpy.dtype) and is_plain(value):
-            return DTYPE + dumps(value.str, 2)
-        if issubclass(kind, numpy.ma.MaskedArray):
-            # Not by its own state, which has the fill value only after somebody has asked for it.
-            parts = (value.data, numpy.ma.getmaskarray(value), numpy.asarray(value.fill_value), value.hardmask)
-            return MASKED + self.name(kind) + b"".join(map(self.write, parts))
-        return None
-
-    def array(self, array: Any, mark: bytes) -> bytes | None:
-        """Its dtype, its shape, its order in memory (of a part of another array: that of a copy), and its bytes."""
-        dtype = array.dtype
-        if dtype.hasobject:
-            if dtype.kind != "O":
-                return None
-            return OBJECTS + dumps(array.shape, 2) + self.write(array.ravel().tolist())
-        described = dumps(dtype.str, 2) if is_plain(dtype) else self.object(dtype, type(dtype))
-        fortran = array.flags.f_contiguous and not array.flags.c_contiguous
-        return b"".join((mark, described, dumps((array.shape, fortran), 2), self.raw(array.T if fortran else array)))
-
-    def raw(self, array: Any) -> bytes:
-        numpy: Any = self.numpy
-        flat = numpy.ascontiguousarray(array).reshape(-1).view(numpy.uint8)
-        padded = {"f": 1, "c": 2}.get(array.dtype.kind, 0)
-        if padded and array.dtype.itemsize == 16 * padded and numpy.finfo(array.dtype).nmant == 63:
-            # Ten bytes of each of x87's numbers say something.
-            flat = numpy.ascontiguousarray(flat.reshape(-1, 16)[:, :10]).reshape(-1)
-        return self.buffer(BYTES, flat)
+    def places(self, values: list[Any]) -> Steps:
+        """What gives each element its place among others."""
+        return self.each(values)
 
     # --- everything else, as pickle takes it apart
 
@@ -302,13 +274,13 @@ class Writer:
             code = _tracking.code_of_the_unnamed(thing)
         return self.name(thing) if code is None else CODE + self.name(thing) + code
 
-    def object(self, value: Any, kind: type) -> bytes:
+    def object(self, value: Any, kind: type) -> Steps:
         if issubclass(kind, type) or (kind in (FunctionType, BuiltinFunctionType) and not is_bound(value)):
             return self.coded(value)
         if kind is ModuleType:
             return NAME + dumps(value.__name__, 2)
         if kind is pickle.PickleBuffer:
-            return self.buffer(BYTES, value.raw())
+            return buffer(BYTES, value.raw())
         reduced = self.reduce(value, kind)
         if isinstance(reduced, str):
             module = getattr(value, "__module__", None) or whichmodule(value, reduced)
@@ -316,16 +288,13 @@ class Writer:
             return NAME + dumps((module, reduced), 2)
         function, arguments, *rest = reduced
         state, items, pairs = (*rest[:3], None, None, None)[:3]
-        if kind.__module__.startswith("scipy.sparse") and isinstance(state, dict):
-            # What it has found out about itself is no part of its value.
-            state = {key: each for key, each in state.items() if not key.startswith("_has_")}
-        parts = [OBJECT, self.coded(kind), self.coded(function), self.write(tuple(arguments)), self.write(state)]
+        parts: list[Any] = [tuple(arguments), settled(state) if finds_out(kind) else state]
         if items is not None:
-            parts.append(self.write(list(items)))
+            parts.append(list(items))
         if pairs is not None:
             given = list(pairs)
-            parts.append(self.write(given if isinstance(value, OrderedDict) else dict(given)))
-        return b"".join(parts)
+            parts.append(given if isinstance(value, OrderedDict) else dict(given))
+        return b"".join((OBJECT, self.coded(kind), self.coded(function), *(yield from self.each(parts))))
 
     @staticmethod
     def reduce(value: Any, kind: type) -> Any:
@@ -345,6 +314,25 @@ class Writer:
         return reduced
 
 
+def finds_out(kind: type) -> bool:
+    """Do values of this type keep what they have found out about themselves?"""
+    return any(base.__module__.startswith(("pandas.", "scipy.sparse")) for base in kind.__mro__)
+
+
+def settled(state: Any) -> Any:
+    """A state without what was found out when somebody asked, which is no part of the value."""
+    if isinstance(state, dict):
+        return {key: each for key, each in state.items() if not str(key).startswith(("_has_", "_cache"))}
+    if type(state) is tuple and state and isinstance(state[-1], dict):
+        rest = settled(state[-1])
+        return (*state[:-1], rest) if rest else state[:-1]
+    return state
+
+
+def in_order(places: list[bytes], values: list[Any]) -> list[Any]:
+    return list(map(second, sorted(zip(places, values, strict=True), key=first)))
+
+
 def is_bound(function: Any) -> bool:
     """Is it a method of an object that is no module?"""
     owner = getattr(function, "__self__", None)
@@ -358,13 +346,21 @@ class NumberingWriter(Writer):
         super().__init__(coerce_mmap, code_of)
         self.numbers: dict[int, int] = {}
 
-    def node(self, value: Any, kind: type) -> bytes:
+    def again(self, value: Any) -> bytes | None:
         number = self.numbers.get(id(value))
-        if number is not None:
-            return AGAIN + number.to_bytes(8, "little")
+        return None if number is None else AGAIN + number.to_bytes(8, "little")
+
+    def begin(self, value: Any) -> Steps | bytes:
         self.numbers[id(value)] = len(self.numbers)
         self.kept.append(value)
-        return NODE + fingerprint(self.content(value, kind))
+        return self.content(value, type(value))
+
+    def end(self, value: Any, content: bytes) -> bytes:
+        return NODE + fingerprint(content)
+
+    def places(self, values: list[Any]) -> Steps:
+        yield from ()
+        return list(map(self.place, values))
 
     def place(self, value: Any) -> bytes:
         try:

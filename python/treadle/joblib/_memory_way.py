@@ -24,13 +24,16 @@ from .._errors import TreadleError
 from . import _keys, _memory_pack, _tracking
 from ._memory_base import MISSING, Call, Way
 from ._memory_calls import Arguments, log_query, print_duration, print_loading, signature_text
-from ._memory_local import ACCESS, LocalStoreBackend, handle, name_key
+from ._memory_local import ACCESS, LocalStoreBackend, Place, handle, name_key
 from ._stores import CacheWarning
 
 if TYPE_CHECKING:
     from ._memory_func import MemorizedFunc
 
 LANDED, LEADER, CYCLE, NOLOCKS = _engine.LANDED, _engine.LEADER, _engine.CYCLE, _engine.NOLOCKS
+
+without_locks: set[Place] = set()
+"""Stores of which a warning has told."""
 
 shorten = Repr()
 shorten.maxlist = shorten.maxtuple = shorten.maxdict = shorten.maxset = shorten.maxfrozenset = shorten.maxdeque = 100
@@ -204,11 +207,10 @@ class LocalWay(Way):
     def leave(self, call: Call, role: int, owner: int = 0) -> None:
         if role in (LEADER, NOLOCKS):
             call.entered.leave(call.key, owner=owner)
-        if role == NOLOCKS:
-            self.warn_once(
-                "no locks",
-                f"the file system of {self.store.location} has no locks: several processes may compute the same call",
-            )
+        if role == NOLOCKS and self.store.place not in without_locks:
+            without_locks.add(self.store.place)
+            text = f"the file system of {self.store.location} has no locks: several processes may compute the same call"
+            warnings.warn(text, CacheWarning, stacklevel=6)
 
     def warn_once(self, what: str, text: str) -> None:
         if what not in self.warned:

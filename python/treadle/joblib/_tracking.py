@@ -6,8 +6,10 @@ classes found there; `self.name` in methods; modules that it imports, as files. 
 - functions and classes that are not from the standard library or site-packages: by their code, and followed in turn;
 - values that are immutable and small: as they are.
 
-The rest is listed as not tracked: what is mutable or large, what a function assigns itself. What a function calls by
-other ways (attributes of its arguments, for example) isn't even seen.
+The rest is listed as not tracked: what is mutable or large, what a function assigns itself, and calls of what only a
+run knows: methods of values that it is given or makes, what `getattr`, `eval` and their like find.
+
+However long a chain of calls is, the calls here are not deep: what is found is read later.
 
 A fingerprint remembers what it was made of; that this is still there takes a look at each name.
 """
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib.machinery import PathFinder
@@ -41,6 +44,8 @@ from ._tracking_things import (
 
 SMALL = 4096
 """Items of a value that is tracked, at most."""
+FINDERS = frozenset(("getattr", "eval", "exec", "globals", "locals", "vars", "__import__"))
+"""Builtins that find what only a run knows."""
 
 
 class Fingerprint:
@@ -69,8 +74,12 @@ class Tracker:
         self.values: dict[str, tuple[int, str]] = {}
         self.assigned: set[tuple[int, str]] = set()
         self.watch = Watch()
+        self.later: deque[Callable[[], None]] = deque()
+        """What is found, and not read yet."""
 
     def finish(self) -> Fingerprint:
+        while self.later:
+            self.later.popleft()()
         for label, place in self.values.items():
             if place in self.assigned:
                 self.parts.pop(label, None)
@@ -119,11 +128,17 @@ class Tracker:
                 content.append(self.small(default) or b"?")
         self.add(label, b"".join(content))
         self.watch.functions.append(function)
-        if not self.transitive:
-            return
+        if self.transitive:
+            self.later.append(lambda: self.read(function, owner, label))
+
+    def read(self, function: FunctionType, owner: type | None, label: str) -> None:
+        code = function.__code__
         cells = dict(zip(code.co_freevars, function.__closure__ or (), strict=True))
+        unknown: dict[str, None] = {}
         for each in _tracking_code.nested(code):
-            self.names(each, function, cells, owner, label)
+            self.names(each, function, cells, owner, label, unknown)
+        if unknown:
+            self.untracked.setdefault(f"what {label} calls as {', '.join(unknown)}", "only a run knows it")
 
     def method(self, method: MethodType, root: bool = False) -> None:
         function, owner = method.__func__, method.__self__
@@ -137,6 +152,9 @@ class Tracker:
             return
         label = label_of(cls)
         self.add(label, dumps(tuple(map(label_of, cls.__mro__)), 2))
+        self.later.append(lambda: self.members(cls, label))
+
+    def members(self, cls: type, label: str) -> None:
         space = vars(cls)
         for name, value in list(space.items()):
             if name.startswith("__") and not callable(value) and not isinstance(value, classmethod | staticmethod):
@@ -205,23 +223,36 @@ class Tracker:
     # --- names in code
 
     def names(
-        self, code: CodeType, function: FunctionType, cells: dict[str, CellType], owner: type | None, label: str
+        self,
+        code: CodeType,
+        function: FunctionType,
+        cells: dict[str, CellType],
+        owner: type | None,
+        label: str,
+        unknown: dict[str, None],
     ) -> None:
         """Everything that a code object refers to, each with the attributes that follow it."""
         space = function.__globals__
         chain: tuple[Any, str, tuple[int, str] | None] | None = None
         constants: list[Any] = []
+        before = ""
         for _, name, argument, what in _tracking_code.steps(code):
             if name in ("LOAD_ATTR", "LOAD_METHOD") and chain is not None:
                 following = self.attribute(chain[0], what)
                 if following is not MISSING:
-                    chain = (following, f"{chain[1]}.{what}", None)
+                    chain, before = (following, f"{chain[1]}.{what}", None), name
                     continue
+            found = before == "LOAD_CONST" or (chain is not None and not isinstance(chain[0], Instance))
+            if _tracking_code.is_method(name, argument) and not found:
+                unknown[f".{what}()"] = None
+            before = name
             if chain is not None:
                 self.thing(chain[0], chain[1], owner, chain[2])
                 chain = None
             if name in ("LOAD_GLOBAL", "LOAD_NAME"):
                 chain = self.load(space, what, label)
+                if chain is None and what in FINDERS:
+                    unknown[f"{what}()"] = None
             elif name in ("LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF") and what in cells:
                 chain = self.load_cell(cells[what], what, label)
             elif name == "STORE_DEREF" and what in cells:

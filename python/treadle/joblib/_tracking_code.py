@@ -68,6 +68,11 @@ def meaning(code: CodeType, operation: int, name: str, argument: int) -> Any:
     return None
 
 
+def is_method(name: str, argument: int) -> bool:
+    """Does this instruction take an attribute in order to call it?"""
+    return name == "LOAD_METHOD" or (name == "LOAD_ATTR" and SHIFTS["LOAD_ATTR"] == 1 and bool(argument & 1))
+
+
 def cell_name(code: CodeType, argument: int) -> str:
     """The variable in a cell: those that are arguments too have the places of these."""
     places = [

@@ -64,11 +64,20 @@ def is_users(thing: Any) -> bool:
 
 
 def is_immutable(value: Any) -> bool:
-    kind = type(value)
-    if kind in _keys.SCALARS or f"{kind.__module__}.{kind.__qualname__}" in IMMUTABLE:
+    inner = [value]
+    while inner:
+        each = inner.pop()
+        kind = type(each)
+        if kind is tuple or kind is frozenset:
+            inner.extend(each)
+        elif kind not in _keys.SCALARS and not is_immutable_kind(kind):
+            return False
+    return True
+
+
+def is_immutable_kind(kind: type) -> bool:
+    if f"{kind.__module__}.{kind.__qualname__}" in IMMUTABLE:
         return True
-    if kind is tuple or kind is frozenset:
-        return all(map(is_immutable, value))
     return any(f"{base.__module__}.{base.__qualname__}" in IMMUTABLE_BASES for base in kind.__mro__)
 
 
