@@ -13,6 +13,13 @@ const char *__tsan_default_options(void)
     return "die_after_fork=0";
 }
 
+static void fork_with(uint32_t threads)
+{
+    if (test_is_emulated())
+        SKIP("the emulator does not survive a fork while threads run");
+    count_on(threads);
+}
+
 /* What a child does, and leaves with. */
 static int loops_in_child(void)
 {
@@ -32,7 +39,7 @@ static void fork_and_loop(void)
 
 TD_TEST(a_child_starts_afresh_when_loops_have_ended)
 {
-    count_on(THREADS);
+    fork_with(THREADS);
     gather_in_loop(THREADS);
     for (uint32_t i = 0; i < 10; i++) {
         fork_and_loop();
@@ -42,7 +49,7 @@ TD_TEST(a_child_starts_afresh_when_loops_have_ended)
 
 TD_TEST(a_child_of_one_that_had_no_loops_yet_has_its_own)
 {
-    count_on(THREADS);
+    fork_with(THREADS);
     fork_and_loop();
     td_sched_get();
     fork_and_loop();
@@ -60,7 +67,7 @@ static td_status fork_in_chunk(int64_t begin, int64_t end, void *context)
 
 TD_TEST(a_chunk_may_fork_a_child_that_has_loops)
 {
-    count_on(THREADS);
+    fork_with(THREADS);
     for (uint32_t i = 0; i < 5; i++) {
         struct gathering gathering = {.wanted = 2};
         CHECK_OK(td_parallel_for(0, 2, 1, fork_in_chunk, &gathering));
@@ -110,7 +117,7 @@ static void return_in_child(td_range_fn *fn, int64_t n)
 
 TD_TEST(a_loop_that_was_forked_out_of_says_so_and_others_can_follow)
 {
-    count_on(THREADS);
+    fork_with(THREADS);
     for (uint32_t i = 0; i < 5; i++) {
         return_in_child(fork_and_return, 2);
         return_in_child(nest_and_return, 1);
@@ -130,7 +137,7 @@ static td_status fork_on_a_worker(int64_t begin, int64_t end, void *context)
 
 TD_TEST(a_child_of_a_workers_chunk_ends_with_the_chunk)
 {
-    count_on(2);
+    fork_with(2);
     struct returning returning = {.gathering = {.wanted = 2}, .forker = pthread_self()};
     CHECK_OK(td_parallel_for(0, 2, 1, fork_on_a_worker, &returning));
     REQUIRE(returning.child > 0);
@@ -166,7 +173,7 @@ TD_TEST(a_child_forked_beside_loops_of_other_threads_has_its_own)
 {
     struct storm storm = {0};
     pthread_t threads[2];
-    count_on(THREADS);
+    fork_with(THREADS);
     for (uint32_t i = 0; i < 2; i++)
         REQUIRE_EQ(pthread_create(&threads[i], NULL, loop_on, &storm), 0);
     for (uint64_t round = test_rounds(12); round > 0; round--)
