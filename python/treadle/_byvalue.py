@@ -16,6 +16,7 @@ import io
 import marshal
 import sys
 from _pickle import Pickler
+from _thread import _local
 from functools import _lru_cache_wrapper  # _pickle has imported it
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
 
@@ -33,6 +34,29 @@ if TYPE_CHECKING:
 Cached = _lru_cache_wrapper
 ATOMS = frozenset((type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented), range))
 MISSING = object()
+
+
+class _Here(_local):
+    """How this thread pickles."""
+
+    along = False
+
+
+_here = _Here()
+
+
+class GlobalsAlong:
+    """While it is entered, functions by value take the globals that they use along wherever they are from.
+
+    Otherwise one whose module a worker can import finds that module's globals as they are there. cloudpickle, and so
+    joblib, sends them.
+    """
+
+    def __enter__(self) -> None:
+        _here.along = True
+
+    def __exit__(self, *_: object) -> None:
+        _here.along = False
 
 
 class NeedsCloudpickle(Exception):
@@ -204,7 +228,8 @@ class Reducers:
         space = function.__globals__
         home = space.get("__name__")
         module = sys.modules.get(home) if isinstance(home, str) else None
-        if home is None or module is None or module.__dict__ is not space:
+        is_alone = module is None or module.__dict__ is not space
+        if home is None or is_alone or (_here.along and is_findable(home)):
             return self.spaces.setdefault(id(space), {"__name__": home}), self.entries(function, space)
         if is_findable(home) or (home in MAIN and self.shared.main_by_reference):
             return Space(home), {}

@@ -98,6 +98,8 @@ class ProcessPoolExecutor(_engine.Executor, _maps.Maps, Executor):
         self._by_reference_main = False
         self._capture: Callable[..., bytes] = bytes  # the context for workers that are born now
         self._imports: list[str] | None = None
+        self._ahead: tuple[str, ...] = ()  # modules that the zygote imports if it can
+        self._openmp = "1"  # OpenMP's threads in the workers, which it reads when it is imported
         self._context = b""
         self._lock = threading.Lock()
         self._started = self._closed = self._forked = False
@@ -186,7 +188,7 @@ class ProcessPoolExecutor(_engine.Executor, _maps.Maps, Executor):
                 self._launch_forked()
         else:
             start = _engine.START_SINGLE if method == "spawn" else _engine.START_SHARED
-            cpus = self._create_pool(start, *_launch.command(method, self._preload))
+            cpus = self._create_pool(start, *_launch.command(method, self._preload, self._ahead, self._openmp))
             self._engine_start()
             self._set_capture(cpus, initializer, main)
         if self._forwarder is not None:

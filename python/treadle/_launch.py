@@ -109,8 +109,12 @@ def hint(method: str | None) -> None:
         )
 
 
-def command(method: str, preload: Sequence[str]) -> tuple[list[str], list[str]]:
+def command(
+    method: str, preload: Sequence[str], ahead: Sequence[str] = (), openmp: str = "1"
+) -> tuple[list[str], list[str]]:
     """The command line and the environment of a zygote or a single worker; the engine adds its channel's descriptor.
+
+    `ahead` names modules that a zygote imports, too, if it can be forked with them.
 
     Raises:
         OSError: there is no interpreter to run.
@@ -127,6 +131,8 @@ def command(method: str, preload: Sequence[str]) -> tuple[list[str], list[str]]:
     if not sys.flags.no_site and _site.is_plain():
         flags.append("-S")
         own[_site.VARIABLE] = _site.describe()
+    if ahead and mode == "zygote":
+        own[_zygote.AHEAD] = ",".join((openmp, *ahead))
     return [executable, *flags, "-c", BOOT, mode, *preload], [f"{name}={value}" for name, value in own.items()]
 
 

@@ -42,6 +42,9 @@ THREAD_VARIABLES = (
 )
 NUMERIC = ("numpy", "scipy", "sklearn", "torch", "mkl")  # what brings BLAS or OpenMP along
 
+AHEAD = "TREADLE_AHEAD"
+"""The environment variable that names what a zygote imports if it can, after OpenMP's number of threads."""
+
 limits: dict[str, str] = {}
 """Those variables that were set here, and not by the user: pools inside a worker have smaller shares to set."""
 
@@ -59,6 +62,7 @@ def main() -> NoReturn:
         from . import _site
 
         _site.catch_up(site)
+    ahead = os.environ.pop(AHEAD, None)
     if mode == "single":
         birth = _engine.birth_receive(int(channel))
         if birth is None:
@@ -66,6 +70,10 @@ def main() -> NoReturn:
         settle()
         go_first()
         work(birth, take_over(birth.context, int(channel)), None)
+    if ahead is not None:
+        from . import _preload
+
+        _preload.import_ahead(ahead, site)
     if preload or site is None:  # where site ran, packages may have imported what they like
         from . import _preload
 

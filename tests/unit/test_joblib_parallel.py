@@ -148,7 +148,7 @@ def test_of_an_endless_input_as_much_is_read_as_is_needed() -> None:
     with Parallel(2, return_as="generator", batch_size=1) as parallel:
         results = parallel(delayed(neg)(i) for i in count())
         assert list(islice(results, 10)) == [-i for i in range(10)]
-        with pytest.warns(UserWarning, match="not used"):
+        with pytest.warns(UserWarning, match="not used|have been cancelled"):
             results.close()
 
 
@@ -203,6 +203,19 @@ def test_a_thread_that_takes_too_long_is_left_alone(return_as: str) -> None:
         list(Parallel(2, "threading", return_as, timeout=0.01)([delayed(end.wait)()] * 3))
     assert Parallel(2, "threading")(delayed(neg)(i) for i in range(10)) == [-i for i in range(10)]
     end.set()
+
+
+greeting = "set by nobody"
+
+
+def test_a_local_function_sees_the_globals_as_they_are_at_each_call() -> None:
+    def greet() -> str:
+        return greeting
+
+    global greeting
+    for greeting in ("first", "second"):
+        assert Parallel(2)([delayed(greet)()]) == [greeting]
+        assert Parallel(2)([delayed(greet)(), delayed(pid_of)()] * 40)[::2] == [greeting] * 40
 
 
 def test_the_time_that_a_task_waits_for_a_worker_does_not_count(make_gate: Callable[[], Any]) -> None:

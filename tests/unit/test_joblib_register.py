@@ -158,6 +158,18 @@ def test_a_task_may_be_anything_that_cloudpickle_can_send() -> None:
         assert joblib.Parallel(2)(joblib.delayed(lambda x: x + offset)(i) for i in range(5)) == [3, 4, 5, 6, 7]
 
 
+greeting = "set by nobody"
+
+
+def test_a_local_function_sees_the_globals_as_they_are_at_each_call() -> None:
+    def greet() -> str:
+        return greeting
+
+    global greeting
+    for greeting in ("first", "second"):
+        assert joblib.Parallel(2)([joblib.delayed(greet)()]) == [greeting]
+
+
 # --- scikit-learn, estimator by estimator
 
 ESTIMATORS = """

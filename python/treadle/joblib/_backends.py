@@ -72,10 +72,12 @@ class PoolBackend(ParallelBackendBase):
         self._workers = None
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
-        """Gives the workers back. The next call takes others: this one may end in the garbage collector."""
+        """Gives the workers back; if `ensure_ready`, for others."""
         if self._workers is not None:
             self._workers.spoil()
         self._workers = None
+        if ensure_ready and self.parallel is not None:
+            self.configure(n_jobs=self.parallel.n_jobs, parallel=self.parallel, **self.parallel._backend_kwargs)
 
 
 class ThreadingBackend(PoolBackend):

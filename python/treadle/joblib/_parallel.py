@@ -182,13 +182,14 @@ class Parallel(Logger):
         if not self._managed_backend:
             self._backend.terminate()
 
-    def _abort(self) -> None:
-        """Gives up the running call."""
+    def _abort(self, ensure_ready: bool = False) -> None:
+        """Gives up the running call; in the garbage collector, perhaps: then the next call finds workers for itself."""
         self._aborting = True
         if self._call is not None:
             self._call.abort()
         if not self._aborted and hasattr(self._backend, "abort_everything"):
-            self._backend.abort_everything(ensure_ready=self._managed_backend)
+            ours_later = isinstance(self._backend, PoolBackend) and not ensure_ready
+            self._backend.abort_everything(ensure_ready=self._managed_backend and not ours_later)
         self._aborted = True
 
     # --- progress
@@ -302,7 +303,7 @@ class Parallel(Logger):
             raise
         except BaseException:
             self._exception = True
-            self._abort()
+            self._abort(ensure_ready=True)
             raise
         finally:
             self._running = False

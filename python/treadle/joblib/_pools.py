@@ -13,14 +13,18 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import _engine, _lifetime
 from .._executor import ProcessPoolExecutor
 from .._threads import ThreadPoolExecutor
+from . import _ahead
+
+if TYPE_CHECKING:
+    from ._delayed import Task
 
 KEPT = 2
 IDLE_S = 300.0
@@ -90,6 +94,13 @@ class Processes(ProcessPoolExecutor):
         options: dict[str, Any] = {"start_method": kind.start_method, "preload": preloaded}
         super().__init__(kind.n_jobs, initializer=prepare, initargs=initargs, **options)
         self._kind = kind
+        self._ahead = _ahead.OWN
+        self._openmp = dict(kind.environment).get("OMP_NUM_THREADS", "1")
+
+    def foresee(self, tasks: Sequence[Task]) -> None:
+        """Sees that what the workers will import is imported once for all of them, if these are the first tasks."""
+        if not self._started:
+            self._ahead += _ahead.modules_of(tasks)
 
     def _set_capture(self, cpus: int, initializer: bytes | None, main: dict[str, str] | None) -> Any:
         settled = super()._set_capture(cpus, initializer, main)

@@ -14,12 +14,14 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-from .. import _errors
+from .. import _byvalue, _errors
 from .._engine import Future, wait
 from .._options import check_preload
 from . import _backends, _base, _batching, _pools
 from ._arguments import Interner
 from ._run import as_joblib, too_late
+
+_globals_along = _byvalue.GlobalsAlong()
 
 
 class Job:
@@ -198,10 +200,12 @@ class Served(Base):  # type: ignore[misc]
 def send(pool: Any, interner: Any, func: Any, timeout: float | None) -> Any:
     """Submits a batch of joblib's to processes."""
     args = (func._backend, func._n_jobs, func.items)
-    if interner is None:
-        return pool._submit(run_batch, args, None, timeout, 0, None)
-    with interner:
-        return pool._submit(run_batch, args, None, timeout, 0, None)
+    pool.foresee([(run_batch, (), {}), *func.items])
+    with _globals_along:
+        if interner is None:
+            return pool._submit(run_batch, args, None, timeout, 0, None)
+        with interner:
+            return pool._submit(run_batch, args, None, timeout, 0, None)
 
 
 def run_batch(backend: Any, n_jobs: int | None, items: list[Any]) -> list[Any]:

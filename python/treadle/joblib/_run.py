@@ -17,7 +17,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from .. import _engine, _errors
+from .. import _byvalue, _engine, _errors
 from . import _batching
 from ._config import run_all
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 PENDING, DONE, FAILED = range(3)
 WINDOW = 64
 """Batches that are waited for at once: they run in the order in which they were dispatched."""
+
+_globals_along = _byvalue.GlobalsAlong()
 
 
 class ParallelTimeout(_errors.TaskTimeout, multiprocessing.TimeoutError):
@@ -123,6 +125,7 @@ class Run:
         if self.uses_threads:
             future: Future[Any] = pool.submit(self.run_here, batch, tasks)
             return future
+        pool.foresee(tasks)
         kwargs: dict[str, Any] | None = None
         if self.nested is not None:
             function, args = run_all, (tasks, self.nested)
@@ -131,10 +134,11 @@ class Run:
             batch.is_single = True
         else:
             function, args = _batching.pack(tasks)
-        if self.interner is None:
-            return self.send(function, args, kwargs)
-        with self.interner:
-            return self.send(function, args, kwargs)
+        with _globals_along:
+            if self.interner is None:
+                return self.send(function, args, kwargs)
+            with self.interner:
+                return self.send(function, args, kwargs)
 
     def send(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Future[Any]:
         """To a pool of processes."""
