@@ -32,6 +32,10 @@ X, y = load_digits(return_X_y=True)
 GridSearchCV(SVC(), {grid}, cv=3, n_jobs={jobs}).fit(X, y)
 print({{"program": time.perf_counter() - start}})
 """
+CALLS_PROGRAM = """
+import parallel, peers
+print(parallel.call(peers.load({package!r}), {backend!r}))
+"""
 READY = f"""
 import treadle.joblib
 treadle.joblib.register(n_jobs={JOBS}, preload=("sklearn.model_selection", "sklearn.svm", "treadle.joblib._register"))
@@ -93,14 +97,18 @@ def call(package: Any, backend: str | None) -> Figures:
 def measure_treadle(settings: Figures) -> Figures:
     treadle = load("treadle.joblib")
     treadle.register()
-    program = PROGRAM.format(first=READY, grid=GRID, jobs=JOBS)
-    return learn(None) | call(treadle, None) | harness.run_program(program)
+    return learn(None) | run_programs("treadle.joblib", None, READY)
 
 
 def measure_joblib(backend: str, settings: Figures) -> Figures:
     first = "" if backend == "loky" else f"import joblib; joblib.parallel_config(backend={backend!r})"
-    program = PROGRAM.format(first=first, grid=GRID, jobs=JOBS)
-    return learn(backend) | call(load("joblib"), backend) | harness.run_program(program)
+    return learn(backend) | run_programs("joblib", backend, first)
+
+
+def run_programs(package: str, backend: str | None, first: str) -> Figures:
+    """What is measured in processes of their own: calls, where nothing else is imported, and a whole program."""
+    calls = harness.run_program(CALLS_PROGRAM.format(package=package, backend=backend))
+    return calls | harness.run_program(PROGRAM.format(first=first, grid=GRID, jobs=JOBS))
 
 
 def ratio(figure: str, other: str, done: Round) -> float:
@@ -112,12 +120,12 @@ LOKY, THREADING = "joblib, loky", "joblib, threading"
 BENCHMARK = harness.Benchmark(
     question="What do joblib's calls and scikit-learn's n_jobs cost?",
     method=f"`Parallel(n_jobs={JOBS})` of {CALLS} calls of `abs`, the median of {TURNS}; of {MANY:,} calls of `sqrt`, "
-    f"the median of 5; with `treadle.joblib`'s own, and with joblib's. `GridSearchCV` of an SVC on the digits data (12 "
-    f"candidates, 3 folds, {JOBS} jobs), the first time in a process, which starts the workers, and the median of 3 "
-    f"more; a fit of `RandomForestClassifier` with {TREES} trees, the median of 5: scikit-learn's own code on joblib's "
-    "`Parallel`, with Treadle registered as its backend. And a whole program that does one such search, from its first "
-    "line to its end; Treadle's begins with `register(n_jobs=2, preload=...)`, so that the workers' imports run beside "
-    "its own.",
+    "the median of 5; with `treadle.joblib`'s own, and with joblib's, in a process with nothing else in it. "
+    f"`GridSearchCV` of an SVC on the digits data (12 candidates, 3 folds, {JOBS} jobs), the first time in a process, "
+    "which starts the workers, and the median of 3 more; a fit of `RandomForestClassifier` with "
+    f"{TREES} trees, the median of 5: scikit-learn's own code on joblib's `Parallel`, with Treadle registered as its "
+    "backend. And a whole program that does one such search, from its first line to its end; Treadle's begins with "
+    "`register(n_jobs=2, preload=...)`, so that the workers' imports run beside its own.",
     subjects=[
         Subject("treadle", measure_treadle, requires="sklearn", environment=harness.ENVIRONMENT),
         *(

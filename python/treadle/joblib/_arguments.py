@@ -12,6 +12,8 @@ import weakref
 from mmap import mmap
 from typing import TYPE_CHECKING, Any
 
+from .. import _sharing
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
@@ -83,9 +85,7 @@ class Interner:
         return {} if numpy is None else {numpy.memmap: reduce_memmap}
 
     def __enter__(self) -> Interner:
-        from .. import _sharing
-
-        if "numpy" in sys.modules:
+        if "numpy" in sys.modules and "treadle.shared" not in sys.modules:
             from .. import shared as shared  # from here on arrays are recognised
         _sharing.intern_with(self)
         return self
@@ -93,8 +93,6 @@ class Interner:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        from .. import _sharing
-
         _sharing.intern_with(None)
 
 

@@ -128,7 +128,7 @@ class ParallelBackendBase(metaclass=ABCMeta):
         return ThreadingBackend(nesting_level=level), None
 
     def _prepare_worker_env(self, n_jobs: int) -> dict[str, str]:
-        share = max(_counts.cpu_count() // n_jobs, 1)
+        share = max(_counts.cpus_lately() // n_jobs, 1)
         told = self.inner_max_num_threads
         found = {name: os.environ.get(name, str(share)) if told is None else str(told) for name in self.thread_names()}
         if self.TBB_ENABLE_IPC_VAR not in os.environ:
