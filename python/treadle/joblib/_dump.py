@@ -30,12 +30,14 @@ def dump(value: Any, filename: Any, compress: Any = 0, protocol: int | None = No
     return names
 
 
-def load(filename: Any, mmap_mode: str | None = None, **options: Any) -> Any:
+def load(filename: Any, mmap_mode: str | None = None, ensure_native_byte_order: bool | str = "auto") -> Any:
     """`joblib.load`: reads what `dump` wrote. It is a pickle: load what you trust.
 
     Source: python/treadle/joblib/_dump.py.
     """
-    return joblib().load(filename, mmap_mode=mmap_mode, **options)
+    # joblib has this parameter from 1.5 on.
+    order = {} if ensure_native_byte_order == "auto" else {"ensure_native_byte_order": ensure_native_byte_order}
+    return joblib().load(filename, mmap_mode=mmap_mode, **order)
 
 
 def register_compressor(compressor_name: str, compressor: Any, force: bool = False) -> None:
