@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import select
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from operator import neg
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,10 @@ def pids(**options: Any) -> set[int]:
 
 def variables(*names: str) -> list[str | None]:
     return [os.environ.get(name) for name in names]
+
+
+def lease_of_processes() -> _pools.Lease:
+    return _pools.lease_processes(_pools.Kind(2, "treadle", 1, ()))
 
 
 def write_down(path: str) -> None:
@@ -106,6 +112,15 @@ def test_threads_serve_one_call_at_a_time() -> None:
     pool = other.pool
     del other
     assert _pools.lease_threads(2).pool is pool
+
+
+@pytest.mark.parametrize("lease", [partial(_pools.lease_threads, 2), lease_of_processes])
+def test_a_lease_that_the_collector_ends_leaves_its_pool_alone(lease: Callable[[], Any]) -> None:
+    cycle: list[Any] = [lease()]
+    cycle.append(cycle)
+    del cycle
+    gc.collect()
+    assert lease().pool.submit(abs, -1).result() == 1
 
 
 def test_workers_hold_blas_to_their_share_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,7 +127,7 @@ class Shelved:
 
 _lock = threading.RLock()
 _processes: list[Shelved] = []  # the one used last comes last
-_threads: list[Shelved] = []  # idle ones only
+_threads: list[Shelved] = []  # each with one user at most
 _leases = 0  # that were given, and were not seen to end
 _ended: deque[tuple[Shelved, bool]] = deque()  # leases that ended, and whether their pool was spoiled
 _doomed: deque[Shelved] = deque()  # off the shelves, to be closed by a thread that may wait
@@ -189,12 +189,14 @@ def lease_threads(n_jobs: int) -> Lease:
     """So many threads that nobody else uses."""
     with _lock:
         _tidy()
-        found = next((item for item in _threads if item.pool._max_workers == n_jobs), None)
+        idle = (item for item in _threads if item.users == 0 and item.pool._max_workers == n_jobs)
+        found = next(idle, None)
         if found is None:
             found = Shelved(ThreadPoolExecutor(n_jobs, "treadle-joblib"))
         else:
             _threads.remove(found)
         found.users = 1
+        _threads.append(found)  # also while it is leased, or the collector could end it together with its lease
         lease = _give(found)
     _close_doomed()
     return lease
@@ -240,13 +242,9 @@ def _tidy() -> None:
         item, spoiled = _ended.popleft()
         _leases -= 1
         item.users -= 1
-        item.until = now + item.idle_s
-        if item.users:
-            continue
-        if spoiled or item.generation != _generation:
+        item.until = now if spoiled else now + item.idle_s
+        if item.users == 0 and item.generation != _generation:
             _doomed.append(item)
-        elif not isinstance(item.pool, Processes):
-            _threads.append(item)
     for shelf in (_processes, _threads):
         idle = [item for item in shelf if item.users == 0]
         dropped = [item for item in idle if item.until <= now or not is_alive(item.pool)]
