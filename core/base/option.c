@@ -5,8 +5,8 @@
  *                reload may be from different environments.
  * Ordering    O: write values -> release loaded -> acquire loaded -> read values.
  *             T (option_T): write a text -> release its pointer -> acquire pointer -> read the text.
- * Lock        `reloading` covers the list and the writing of values; readers take no lock. It is not held across fork
- *             by the forking thread; a reload in another thread at that moment is excluded by the GIL.
+ * Lock        `reloading` covers the list and the writing of values; readers take no lock, but for the very first.
+ * Fork        it waits for a reload in another thread; handlers that run before a fork must not be the first reader.
  * Tests       tests/base/test_option.c */
 #include "base/option.h"
 
@@ -251,6 +251,30 @@ td_status td_options_reload(void)
     pthread_mutex_unlock(&reloading);
     return status;
 }
+
+/* ---- Fork ---- */
+
+static void before_fork(void)
+{
+    pthread_mutex_lock(&reloading);
+}
+
+static void after_fork(void)
+{
+    pthread_mutex_unlock(&reloading);
+}
+
+__attribute__((constructor)) static void watch_forks(void)
+{
+    pthread_atfork(before_fork, after_fork, after_fork);
+}
+
+void td_options_after_fork_child(void)
+{
+    pthread_mutex_init(&reloading, NULL); /* whoever held it is not here */
+}
+
+/* ---- Reading ---- */
 
 /* False when nothing could be read for want of memory: the defaults hold. */
 static bool ensure_loaded(void)

@@ -71,6 +71,9 @@ const char *td_option_string(td_option option);
  * texts can't be kept (nothing changes). getenv(3) races with setenv(3): from Python, call it with the GIL held. */
 td_status td_options_reload(void);
 
+/* For children that the C library did not make. */
+void td_options_after_fork_child(void);
+
 /* Why the first bad variable was refused, e.g. "TREADLE_GRACE=soon: expected a duration, such as ..."; NULL when all is
  * well. */
 const char *td_options_problem(void);

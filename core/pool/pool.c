@@ -86,6 +86,7 @@ static void after_fork_in_child(void)
 /* For children that the C library did not make, so that its handlers did not run. */
 void td_after_fork_child(void)
 {
+    td_options_after_fork_child();
     td_robust_after_fork_child();
     td_sched_after_fork_child();
     if (home != 0 && home != getpid()) {

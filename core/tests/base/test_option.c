@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <unistd.h>
 
 #include "tests/harness.h"
 
@@ -166,6 +167,35 @@ TD_TEST(readers_see_whole_values_during_reloads)
     }
     td_atomic_store_relaxed(&stop_reading, 1);
     pthread_join(reader, NULL);
+}
+
+static td_atomic_u32 stop_reloading;
+
+static void *reload_options(void *unused)
+{
+    while (!td_atomic_load_relaxed(&stop_reloading))
+        CHECK_OK(td_options_reload());
+    return unused;
+}
+
+TD_TEST(a_child_forked_during_a_reload_has_options)
+{
+    if (test_is_emulated())
+        SKIP("the emulator does not survive a fork while threads run");
+#ifdef __SANITIZE_ADDRESS__
+    SKIP("a fork waits until other threads sleep (asan_fork.c), and this one never does");
+#endif
+    pthread_t reloader;
+    REQUIRE_EQ(pthread_create(&reloader, NULL, reload_options, NULL), 0);
+    for (uint64_t i = 0; i < test_rounds(100); i++) {
+        const pid_t child = fork();
+        if (child == 0)
+            _exit(td_options_reload() != TD_OK);
+        REQUIRE(child > 0);
+        CHECK_EQ(test_wait_child(child), 0);
+    }
+    td_atomic_store_relaxed(&stop_reloading, 1);
+    pthread_join(reloader, NULL);
 }
 
 TD_TEST_MAIN
