@@ -170,33 +170,34 @@ class Lease:
 
 def lease_processes(kind: Kind, idle_s: float = IDLE_S) -> Lease:
     """The workers of that kind, which others may use at the same time: those that there are, or new ones."""
-    with _lock:
-        _tidy()
-        found = next((item for item in _processes if item.pool._kind.is_same(kind) and item.pool.is_usable()), None)
-        if found is None:
-            found = Shelved(Processes(kind))
-        found.users += 1
-        found.idle_s = idle_s
-        if found in _processes:
-            _processes.remove(found)
-        _processes.append(found)
-        lease = _give(found)
-    _close_doomed()
-    return lease
+
+    def suits(item: Shelved) -> bool:
+        return bool(item.pool._kind.is_same(kind) and item.pool.is_usable())
+
+    return _lease(_processes, suits, lambda: Processes(kind), idle_s)
 
 
 def lease_threads(n_jobs: int) -> Lease:
     """So many threads that nobody else uses."""
+
+    def suits(item: Shelved) -> bool:
+        return bool(item.users == 0 and item.pool._max_workers == n_jobs)
+
+    return _lease(_threads, suits, lambda: ThreadPoolExecutor(n_jobs, "treadle-joblib"), IDLE_S)
+
+
+def _lease(shelf: list[Shelved], suits: Callable[[Shelved], bool], make: Callable[[], Any], idle_s: float) -> Lease:
+    """A pool from the shelf, or a new one; it stays there, or the collector could end it together with its lease."""
     with _lock:
         _tidy()
-        idle = (item for item in _threads if item.users == 0 and item.pool._max_workers == n_jobs)
-        found = next(idle, None)
+        found = next(filter(suits, shelf), None)
         if found is None:
-            found = Shelved(ThreadPoolExecutor(n_jobs, "treadle-joblib"))
-        else:
-            _threads.remove(found)
-        found.users = 1
-        _threads.append(found)  # also while it is leased, or the collector could end it together with its lease
+            found = Shelved(make())
+        found.users += 1
+        found.idle_s = idle_s
+        if found in shelf:
+            shelf.remove(found)
+        shelf.append(found)
         lease = _give(found)
     _close_doomed()
     return lease
