@@ -142,9 +142,9 @@ def look(array: Any) -> tuple[bool, str, float]:
     return bool(array.flags.writeable), type(array).__name__, float(array.sum())
 
 
-def write(array: Any, value: float) -> float:
-    array[0] = value
-    return float(array[0])
+def write(array: Any, place: int, value: float) -> float:
+    array[place] = value
+    return float(array[place])
 
 
 def test_large_arrays_are_copied_once_and_are_read_only_in_workers() -> None:
@@ -158,12 +158,12 @@ def test_large_arrays_are_copied_once_and_are_read_only_in_workers() -> None:
 
 def test_one_copy_serves_all_tasks_of_a_call() -> None:
     array = np.zeros(1000)
-    tasks = [delayed(write)(array, i + 1.0) for i in range(10)]
+    tasks = [delayed(write)(array, i, i + 1.0) for i in range(10)]
     parallel = Parallel(2, max_nbytes=1, mmap_mode="r+", batch_size=1)
     assert parallel(tasks) == [i + 1.0 for i in range(10)]
-    assert array[0] == 0
+    assert not array.any()
     with Parallel(2, max_nbytes=1, mmap_mode="r+", batch_size=1, pre_dispatch=1) as parallel:
-        values = parallel([delayed(write)(array, 5.0), delayed(float.__add__)(0.0, 1.0), delayed(first)(array)])
+        values = parallel([delayed(write)(array, 0, 5.0), delayed(float.__add__)(0.0, 1.0), delayed(first)(array)])
     assert values[2] == 5.0
 
 
@@ -174,7 +174,7 @@ def first(array: Any) -> float:
 def test_a_copy_of_its_own_may_be_written_to() -> None:
     array = np.zeros(1000)
     parallel = Parallel(2, max_nbytes=1, mmap_mode="c", batch_size=1)
-    assert parallel([delayed(write)(array, 1.0), delayed(first)(array)]) == [1.0, 0.0]
+    assert parallel([delayed(write)(array, 0, 1.0), delayed(first)(array)]) == [1.0, 0.0]
 
 
 def test_arrays_inside_of_other_objects_are_found_and_those_of_objects_left_alone() -> None:
