@@ -32,6 +32,8 @@
       "addresses that each arena takes; 0 is four times the memory, and at least 64G")                         \
     X(GRACE, "TREADLE_GRACE", DURATION, "1s",                                                                  \
       "time between the exception and SIGKILL when running work is cancelled by force")                        \
+    X(WATCHDOG, "TREADLE_WATCHDOG", DURATION, "0",                                                             \
+      "importing treadle starts the watchdog of event loops with this threshold; 0: it does not")              \
     X(INLINE, "TREADLE_INLINE", BOOL, "0", "run every task in the caller, for debuggers and profilers")        \
     X(START_METHOD, "TREADLE_START_METHOD", STRING, "",                                                        \
       "default start method: zygote, fork, forkserver or spawn; empty is zygote")                              \

@@ -415,6 +415,8 @@ uint64_t td_task_tag(const td_task *task);
 td_status td_task_wait_until(td_task *task, int64_t deadline_ns);
 /* Drains without waiting if nobody else does; true when the task is final now. */
 bool td_task_poll(td_task *task);
+/* Polls again and again, at most so long, and only where a CPU would idle otherwise; true when it is final now. */
+bool td_task_spin(td_task *task, int64_t spin_ns);
 /* Queued: cancelled now, TD_OK. Running: TD_EAGAIN, or with force it gets the exception now and SIGKILL after
  * the pool's grace time: TD_OK, final later. Final: TD_EINVAL. */
 td_status td_task_cancel(td_task *task, bool force);
@@ -464,9 +466,25 @@ void td_group_free(td_group *group);
 /* A task is in at most one group: TD_EINVAL otherwise. A final task is queued at once. The group holds a reference.
  * TD_EFORKED, here and below: it is the parent's, and not final. */
 td_status td_group_add(td_group *group, td_task *task);
+/* The same with a number of the caller's, which td_task_group_tag gives back once the task was popped. */
+td_status td_group_add_as(td_group *group, td_task *task, uint64_t tag);
+uint64_t td_task_group_tag(const td_task *task);
 /* The next completed task, whose reference passes to the caller. TD_EINVAL: the group is empty; TD_EAGAIN: another
  * thread was faster, call again. */
 td_status td_group_pop_until(td_group *group, int64_t deadline_ns, td_task **out);
+
+/* Takes a task out of the group, final or not. TD_EINVAL: it is not in it. */
+td_status td_group_remove(td_group *group, td_task *task);
+/* How many tasks are in it, final or not. */
+uint64_t td_group_count(const td_group *group);
+
+/* An event loop that polls descriptors of its own waits for a group so: it arms the group, and sleeps in its poll; the
+ * descriptor becomes readable once a task of the group is final, or was already. That is said once: the loop
+ * *disarms*, which empties the descriptor, pops with a deadline of 0 until nothing is there, and arms again if tasks
+ * are left. The descriptor is the group's, and goes with it. TD_ENOFD, TD_ENOMEM. */
+td_status td_group_open_event(td_group *group, int *fd);
+void td_group_arm(td_group *group);
+void td_group_disarm(td_group *group);
 
 /* The next observed completion (reference passes to the caller). TD_ECLOSED after td_observed_close, until reopened;
  * TD_EAGAIN: another thread was faster. */
@@ -483,7 +501,7 @@ void td_after_fork_child(void);
 /* What a forked child gets; descriptors are its own, close-on-exec. */
 struct td_birth {
     uint32_t worker;
-    int arena_fd, lifeline_fd, control_fd, args_fd, bell_fd, event_fd, stack_fd;
+    int arena_fd, lifeline_fd, control_fd, args_fd, bell_fd, event_fd, loop_fd, stack_fd;
     int stdio_fds[3];
     const void *context; /* as td_pool_set_context gave it; malloc'ed, the child's */
     uint64_t context_bytes;

@@ -143,6 +143,27 @@ static bool may_spin(void)
     return may;
 }
 
+bool td_drain_poll(void)
+{
+    const bool finished = td_drain_run();
+    if (finished && td_drain_has_waiter())
+        td_drain_notify();
+    return finished;
+}
+
+bool td_drain_spin(td_condition *ready, void *context, int64_t spin_ns)
+{
+    if (!may_spin())
+        return ready(context);
+    td_bell_show_cpu(&drain.bell);
+    for (const int64_t end = td_now_ns() + spin_ns; !ready(context) && td_now_ns() < end;) {
+        for (uint32_t turn = 0; turn < 64 && !any_waits(); turn++)
+            td_pause();
+        (void)td_drain_poll();
+    }
+    return ready(context);
+}
+
 void td_heed_signals(bool heed)
 {
     td_atomic_store_relaxed(&heedful, heed);

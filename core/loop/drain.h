@@ -55,6 +55,13 @@ td_status td_drain_wait_until(td_condition *ready, void *context, int64_t deadli
 /* Drains all sources once. May a condition have come true? */
 bool td_drain_run(void);
 
+/* The same, and wakes whoever waited for what came. */
+bool td_drain_poll(void);
+
+/* Polls until ready(context), for at most spin_ns, and not at all where no CPU is left for it. Never sleeps: any thread
+ * may, beside the token's holder. Is it ready? */
+bool td_drain_spin(td_condition *ready, void *context, int64_t spin_ns);
+
 /* Something became true by other means than draining. */
 void td_drain_notify(void);
 

@@ -173,6 +173,7 @@ td_status td__birth_open(struct td_letter *letter, struct td_birth *out)
         .args_fd = fds[TD_BIRTH_ARGS],
         .bell_fd = fds[TD_BIRTH_BELL],
         .event_fd = fds[TD_BIRTH_EVENT],
+        .loop_fd = fds[TD_BIRTH_LOOP],
         .stack_fd = fds[TD_BIRTH_STACK],
         .stdio_fds = {fds[TD_BIRTH_STDIN], fds[TD_BIRTH_STDOUT], fds[TD_BIRTH_STDERR]},
         .context = context,
@@ -183,9 +184,9 @@ td_status td__birth_open(struct td_letter *letter, struct td_birth *out)
 
 void td_birth_fini(struct td_birth *birth)
 {
-    int *const fds[] = {&birth->arena_fd,     &birth->lifeline_fd, &birth->control_fd, &birth->args_fd,
-                        &birth->bell_fd,      &birth->event_fd,    &birth->stack_fd,   &birth->stdio_fds[0],
-                        &birth->stdio_fds[1], &birth->stdio_fds[2]};
+    int *const fds[] = {&birth->arena_fd,     &birth->lifeline_fd,  &birth->control_fd,  &birth->args_fd,
+                        &birth->bell_fd,      &birth->event_fd,     &birth->loop_fd,     &birth->stack_fd,
+                        &birth->stdio_fds[0], &birth->stdio_fds[1], &birth->stdio_fds[2]};
     for (size_t i = 0; i < sizeof fds / sizeof fds[0]; i++)
         close_fd(fds[i]);
     free((void *)(uintptr_t)birth->context); /* malloc'ed by td__birth_open; const is for its readers */

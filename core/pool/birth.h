@@ -26,7 +26,7 @@
 #include "treadle.h"
 
 #define TD_MESSAGE_MAGIC 0x62647254u /* "Trdb" */
-#define TD_MESSAGE_VERSION 1u
+#define TD_MESSAGE_VERSION 2u
 #define TD_MESSAGE_TEXT_BYTES 4096u /* of a FAILED, at most; a longer one is cut */
 
 enum td_message_kind {
@@ -45,6 +45,7 @@ enum td_birth_fd {
     TD_BIRTH_ARGS,        /* the parent's arena */
     TD_BIRTH_BELL,
     TD_BIRTH_EVENT, /* the bell's eventfd */
+    TD_BIRTH_LOOP,  /* the one for an event loop */
     TD_BIRTH_ARENA, /* the worker's own arena, which it will own */
     TD_BIRTH_LIFELINE,
     TD_BIRTH_REQUIRED,                  /* how many of them every worker needs */

@@ -268,6 +268,7 @@ static td_status send_order(td_pool *pool, uint32_t worker, int channel, const s
                 [TD_BIRTH_ARGS] = td_arena_fd(pool->args_arena),
                 [TD_BIRTH_BELL] = bell->fd,
                 [TD_BIRTH_EVENT] = bell->event_fd,
+                [TD_BIRTH_LOOP] = bell->loop_fd,
                 [TD_BIRTH_ARENA] = dowry->arena_fd,
                 [TD_BIRTH_LIFELINE] = dowry->lifeline_fd,
                 [TD_BIRTH_STACK] = pool->members[worker].stack_fd,

@@ -137,10 +137,11 @@ static bool source_may_spin(struct td_source *source)
     return td_doorbell_may_spin(&pool->map, td_drain_bell());
 }
 
-/* Closed, and nobody may be waiting: the last completion must be heard, or its workers would never leave. */
+/* Closed, and nobody may be waiting: the last completion must be heard, or its workers would never leave. And where an
+ * event loop waits that workers can't wake. */
 static void listen_locked(td_pool *pool)
 {
-    if (!pool->closed || td_atomic_load_relaxed(&pool->outstanding) == 0)
+    if (td_atomic_load_relaxed(&pool->outstanding) == 0 || (!pool->closed && !td__groups_listen()))
         return;
     td_atomic_fetch_or_seq(&td_drain_bell()->bell->listen, TD_LISTEN_EVENT);
     td__pool_drain_locked(pool);

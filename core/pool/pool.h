@@ -102,7 +102,8 @@ struct td_task {
     uint64_t tag;
     char *name;
     struct td_task *rest;   /* the next part of the same chunk; holds a reference */
-    struct td_group *group; /* this and the next four belong to group.c and its lock */
+    struct td_group *group; /* this and the next five belong to group.c and its lock */
+    uint64_t group_tag;
     td_list group_link, observed_link;
     bool observed; /* its completion goes to the observed queue */
     bool filed;    /* its completion was told */
@@ -136,6 +137,8 @@ void td__parcels_drop(struct td_parcels *parcels);
 /* group.c: files a final task with its group and the observers. */
 void td__completed_file(td_task *task);
 void td__completed_forget(void); /* in a forked child */
+/* Does an event loop wait that only the native thread can wake? Then that has to listen. */
+bool td__groups_listen(void);
 
 /* ---- Functions ---------------------------------------------------------------------------------------------- */
 

@@ -268,7 +268,6 @@ static td_status new_task(td_pool *pool, const struct td_call *call, td_task **o
     task->timeout_ns = call->timeout_ns;
     task->retries_left = call->retries;
     task->tag = call->tag;
-    task->observed = (call->flags & TD_CALL_OBSERVED) != 0;
     task->timing.submitted_ns = td_now_ns();
     *out = task;
     return TD_OK;
@@ -346,6 +345,8 @@ td_status td_pool_submit(td_pool *pool, const struct td_call *call, td_task **ou
         td_arena_lend(pool->args_arena, ref); /* the worker may give it back, so before it can know it */
     td_task_ref(task);
     account_locked(pool, task);
+    if ((call->flags & TD_CALL_OBSERVED) != 0)
+        (void)td_task_observe(task);
     if (ref != 0)
         let_go(pool);
     line_up_locked(task);

@@ -179,6 +179,11 @@ bool td_task_poll(td_task *task)
     return is_final(task);
 }
 
+bool td_task_spin(td_task *task, int64_t spin_ns)
+{
+    return td_task_poll(task) || (!td__pool_forked(task->pool) && td_drain_spin(is_final, task, spin_ns));
+}
+
 td_status td_task_result(const td_task *task, struct td_view *out)
 {
     const enum td_task_state state = td_task_state(task);

@@ -149,11 +149,12 @@ td_status td_worker_attach(struct td_birth *birth, td_worker **out)
     status = attach_segment(worker, birth);
     if (status != TD_OK)
         goto failed;
-    status = td_bell_attach(&worker->bell, birth->bell_fd, birth->event_fd);
+    status = td_bell_attach(&worker->bell, birth->bell_fd, birth->event_fd, birth->loop_fd);
     if (status != TD_OK)
         goto failed;
     take(&birth->bell_fd);
     take(&birth->event_fd);
+    take(&birth->loop_fd);
     status = attach_arenas(worker, birth);
     if (status != TD_OK)
         goto failed;

@@ -18,7 +18,7 @@
 
 td_status td_bell_new(struct td_bell_map *map)
 {
-    int fd, event_fd;
+    int fd, event_fd, loop_fd;
     td_memfd_kind kind;
     void *page;
     td_status status = td_memfd_new("treadle-bell", BELL_BYTES, &fd, &kind);
@@ -29,6 +29,9 @@ td_status td_bell_new(struct td_bell_map *map)
         status = td_event_new(&event_fd);
     if (status != TD_OK)
         goto no_event;
+    status = td_event_new(&loop_fd);
+    if (status != TD_OK)
+        goto no_loop;
     status = td_map_shared(fd, BELL_BYTES, true, &page);
     if (status != TD_OK)
         goto no_map;
@@ -36,15 +39,18 @@ td_status td_bell_new(struct td_bell_map *map)
     map->bell->magic = TD_BELL_MAGIC;
     map->fd = fd;
     map->event_fd = event_fd;
+    map->loop_fd = loop_fd;
     return TD_OK;
 no_map:
+    close(loop_fd);
+no_loop:
     close(event_fd);
 no_event:
     close(fd);
     return status;
 }
 
-td_status td_bell_attach(struct td_bell_map *map, int fd, int event_fd)
+td_status td_bell_attach(struct td_bell_map *map, int fd, int event_fd, int loop_fd)
 {
     struct stat info;
     if (fstat(fd, &info) != 0)
@@ -62,6 +68,7 @@ td_status td_bell_attach(struct td_bell_map *map, int fd, int event_fd)
     map->bell = page;
     map->fd = fd;
     map->event_fd = event_fd;
+    map->loop_fd = loop_fd;
     return TD_OK;
 }
 
@@ -70,6 +77,7 @@ void td_bell_fini(struct td_bell_map *map)
     td_unmap(map->bell, BELL_BYTES);
     close(map->fd);
     close(map->event_fd);
+    close(map->loop_fd);
     map->bell = NULL;
 }
 
@@ -91,13 +99,17 @@ void td_bell_ring(struct td_bell_map *map)
     const uint32_t listen = td_atomic_load_seq(&bell->listen); /* B4 */
     if (listen == 0)
         return;
-    /* A sleeping waiter drains for everybody: the native thread need not hear of it too. */
+    /* A sleeping waiter drains for everybody: the others need not hear of it too. */
     if ((listen & TD_LISTEN_FUTEX) != 0) {
         if (answer(bell, TD_LISTEN_FUTEX))
             wake_waiter(bell);
-    } else if (answer(bell, TD_LISTEN_EVENT)) {
-        td_event_ring(map->event_fd);
+        return;
     }
+    /* A loop may be busy with something else for long: it does not drain in the native thread's place. */
+    if ((listen & TD_LISTEN_LOOP) != 0 && answer(bell, TD_LISTEN_LOOP))
+        td_event_ring(map->loop_fd);
+    if ((listen & TD_LISTEN_EVENT) != 0 && answer(bell, TD_LISTEN_EVENT))
+        td_event_ring(map->event_fd);
 }
 
 void td_bell_ring_loud(struct td_bell_map *map)
@@ -142,6 +154,11 @@ bool td_bell_shares_cpu(const struct td_bell_map *map)
 void td_bell_unlisten(struct td_bell_map *map)
 {
     td_atomic_fetch_and_seq(&map->bell->listen, ~TD_LISTEN_FUTEX);
+}
+
+void td_bell_expect(struct td_bell_map *map, uint32_t listener)
+{
+    (void)td_atomic_fetch_or_seq(&map->bell->listen, listener); /* B1 */
 }
 
 void td_bell_kick(struct td_bell_map *map)
@@ -202,6 +219,7 @@ uint32_t td_doorbell_wake_workers(struct td_segment_map *map)
 void td_doorbell_succeed(struct td_segment_map *map, struct td_bell_map *bell)
 {
     td_bell_kick(bell);
+    (void)td_event_ring(bell->loop_fd);
     for (uint32_t w = 0; w < map->worker_count; w++)
         if (td_atomic_load_seq(&map->states[w]) == TD_SEAT_WOKEN)
             td_futex_wake(&map->states[w], 1, true);

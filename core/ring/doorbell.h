@@ -28,13 +28,16 @@
  *      waiter: listen |= FUTEX (B1); look at all completion rings (B2); sleep while `rings` has not changed.
  *      worker: done_tail += 1 (B3); look at `listen` (B4); clear the bit it answers; rings += 1; wake.
  *      Whoever clears the bit wakes; the others return at once: one system call however many workers finish together.
- *      EVENT asks for the eventfd instead, on which the native thread polls.
+ *      EVENT asks for the eventfd instead, on which the native thread polls; LOOP for another one, on which an event
+ *      loop of the user's does (pool/group.c). Neither hears of what a sleeping waiter is woken for: that one drains,
+ *      and passes on what is theirs.
  *
- * Crash  a worker that dies between clearing a bit and waking leaves the waiter asleep, and unheard by everybody else;
- *        one that dies between PARKED -> WOKEN and waking leaves a worker asleep whom everybody takes to be awake; one
- *        that dies searching may have been counted on. Whoever cleans up after it calls td_doorbell_succeed once its
- *        state is EMPTY: that wakes the waiter, and whoever is WOKEN, once more (a look for nothing where they were
- *        awake), and others for the tasks it was counted on for.
+ * Crash  a worker that dies between clearing a bit and waking leaves the waiter asleep, and unheard by everybody else,
+ *        or an event loop; one that dies between PARKED -> WOKEN and waking leaves a worker asleep whom everybody takes
+ *        to be awake; one that dies searching may have been counted on. Whoever cleans up after it calls
+ *        td_doorbell_succeed once its state is EMPTY: that wakes the waiter, the event loop, and whoever is WOKEN, once
+ *        more (a look for nothing where they were awake), and others for the tasks it was counted on for. The native
+ *        thread is the one that cleans up.
  * Tests  tests/ring/test_doorbell.c */
 #ifndef TD_RING_DOORBELL_H
 #define TD_RING_DOORBELL_H
@@ -46,6 +49,7 @@
 #define TD_BELL_MAGIC UINT64_C(0x6c6c6562) /* "bell" */
 #define TD_LISTEN_FUTEX 1u                 /* a thread sleeps on `rings` */
 #define TD_LISTEN_EVENT 2u                 /* the native thread wants to hear of completions */
+#define TD_LISTEN_LOOP 4u                  /* an event loop does, which sleeps in a poll of its own */
 
 /* In a memfd of one page, made by the parent before its first pool. */
 struct td_bell {
@@ -60,11 +64,12 @@ struct td_bell_map {
     struct td_bell *bell;
     int fd;
     int event_fd;
+    int loop_fd;
 };
 
 td_status td_bell_new(struct td_bell_map *map);
 /* Takes the descriptors over on success. */
-td_status td_bell_attach(struct td_bell_map *map, int fd, int event_fd);
+td_status td_bell_attach(struct td_bell_map *map, int fd, int event_fd, int loop_fd);
 void td_bell_fini(struct td_bell_map *map);
 
 /* Worker, after a completion: wakes whoever listens. One load when nobody does. */
@@ -77,6 +82,9 @@ void td_bell_ring_loud(struct td_bell_map *map);
 uint32_t td_bell_listen(struct td_bell_map *map);
 td_status td_bell_sleep_until(struct td_bell_map *map, uint32_t seen, int64_t deadline_ns);
 void td_bell_unlisten(struct td_bell_map *map);
+/* Parent: from here on a completion rings one of these descriptors as well, once. The caller then looks at all rings.
+ */
+void td_bell_expect(struct td_bell_map *map, uint32_t listener);
 /* Parent's token holder, when it begins to wait: here it runs. td_bell_sleep_until says so again when it wakes. */
 void td_bell_show_cpu(struct td_bell_map *map);
 /* Worker: does the parent's token holder run on our CPU, as far as is known? */

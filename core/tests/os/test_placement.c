@@ -57,6 +57,15 @@ TD_TEST(a_thread_is_kept_off_a_cpu_unless_it_has_no_other)
     CHECK(CPU_EQUAL(&now, &before));
 }
 
+TD_TEST(turns_are_as_long_as_they_were_asked_for)
+{
+    const int64_t before = td_thread_ask_turns(TD_TURN_SHORTEST_NS);
+    if (before == 0)
+        SKIP("this kernel has no such turns");
+    CHECK_EQ(td_thread_ask_turns(before), TD_TURN_SHORTEST_NS);
+    CHECK_EQ(td_thread_ask_turns(before), before);
+}
+
 TD_TEST(the_default_policy_gives_way)
 {
     if (sched_getscheduler(0) != SCHED_OTHER)

@@ -342,7 +342,7 @@ __attribute__((noreturn)) static void crew_work(struct td_birth *birth)
     if (dies)
         _exit(7);
     if (td_segment_attach(&crew_map, dup(birth->control_fd)) != TD_OK ||
-        td_bell_attach(&crew_bell, dup(birth->bell_fd), dup(birth->event_fd)) != TD_OK ||
+        td_bell_attach(&crew_bell, dup(birth->bell_fd), dup(birth->event_fd), dup(birth->loop_fd)) != TD_OK ||
         td_worker_attach(birth, &crew_worker) != TD_OK)
         _exit(110);
     td_birth_fini(birth);

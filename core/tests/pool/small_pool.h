@@ -83,6 +83,7 @@ TEST_UNUSED static void seat_order(const struct small_pool *pool, uint32_t worke
                 [TD_BIRTH_ARGS] = td_arena_fd(pool->args),
                 [TD_BIRTH_BELL] = pool->rig.bell.fd,
                 [TD_BIRTH_EVENT] = pool->rig.bell.event_fd,
+                [TD_BIRTH_LOOP] = pool->rig.bell.loop_fd,
                 [TD_BIRTH_ARENA] = pool->seats[worker].arena_fd,
                 [TD_BIRTH_LIFELINE] = pool->seats[worker].lifeline_child,
                 [TD_BIRTH_STACK] = -1,
@@ -105,6 +106,7 @@ TEST_UNUSED static void seat_birth(const struct small_pool *pool, uint32_t worke
         .args_fd = dup(order.fds[TD_BIRTH_ARGS]),
         .bell_fd = dup(order.fds[TD_BIRTH_BELL]),
         .event_fd = dup(order.fds[TD_BIRTH_EVENT]),
+        .loop_fd = dup(order.fds[TD_BIRTH_LOOP]),
         .stack_fd = -1,
         .stdio_fds = {-1, -1, -1},
     };

@@ -1,7 +1,10 @@
 /* tests/pool/test_group.c: queues of completed tasks: groups, and those that somebody observes. */
+#include <poll.h>
 #include <pthread.h>
 
 #include "tests/pool/crew.h"
+
+#define PATIENCE_MS ((int)(CREW_PATIENCE_NS / TD_NS_PER_MS))
 
 static int64_t soon(void)
 {
@@ -119,6 +122,143 @@ TD_TEST(several_threads_empty_one_group)
         pthread_join(poppers[i].thread, NULL);
     CHECK_EQ(td_atomic_load_relaxed(&sum), count * (count - 1) / 2);
     td_group_free(group);
+    crew_close(&crew);
+}
+
+/* ---- Groups of event loops ---- */
+
+/* An event loop: a group, and the descriptor that it polls. */
+struct loop {
+    td_group *group;
+    int fd;
+};
+
+static void loop_init(struct loop *loop)
+{
+    REQUIRE_OK(td_group_new(&loop->group));
+    REQUIRE_OK(td_group_open_event(loop->group, &loop->fd));
+}
+
+/* False: not within that time. */
+static bool loop_is_rung(const struct loop *loop, int timeout_ms)
+{
+    struct pollfd watched = {.fd = loop->fd, .events = POLLIN};
+    return poll(&watched, 1, timeout_ms) > 0;
+}
+
+/* What is there; arms for the rest, as a loop does. */
+static uint64_t loop_take(struct loop *loop, uint64_t *sum)
+{
+    uint64_t taken = 0;
+    td_task *task;
+    td_group_disarm(loop->group);
+    for (; td_group_pop_until(loop->group, 0, &task) == TD_OK; taken++)
+        *sum += crew_value(task);
+    if (td_group_count(loop->group) > 0)
+        td_group_arm(loop->group);
+    return taken;
+}
+
+TD_TEST(a_loop_is_rung_for_what_ends_while_it_is_armed_and_for_what_had_ended)
+{
+    struct crew crew;
+    struct loop loops[2]; /* the first has the bell's descriptor, the other one of its own */
+    uint64_t sum = 0;
+    crew_open(&crew, &(struct td_pool_config){.max_workers = 1});
+    for (uint64_t i = 0; i < 2; i++)
+        loop_init(&loops[i]);
+    CHECK(loops[0].fd != loops[1].fd);
+    for (uint64_t i = 0; i < 2; i++) {
+        td_task *task = crew_submit(&crew, &(struct op){.code = OP_GATE, .a = i});
+        CHECK_OK(td_group_add_as(loops[i].group, task, 40 + i));
+        td_task_unref(task);
+        td_group_arm(loops[i].group);
+        CHECK(!loop_is_rung(&loops[i], 0));
+        crew_open_gate((uint32_t)i);
+        CHECK(loop_is_rung(&loops[i], PATIENCE_MS));
+        td_group_disarm(loops[i].group);
+        CHECK(!loop_is_rung(&loops[i], 0));
+        td_group_arm(loops[i].group); /* again: it has not been taken */
+        CHECK(loop_is_rung(&loops[i], 0));
+        REQUIRE_OK(td_group_pop_until(loops[i].group, 0, &task));
+        CHECK_EQ(td_task_group_tag(task), 40 + i);
+        sum += crew_value(task);
+    }
+    CHECK_EQ(sum, 1);
+    for (uint64_t i = 0; i < 2; i++)
+        td_group_free(loops[i].group);
+    loop_init(&loops[0]); /* the bell's descriptor is free again, and quiet */
+    CHECK(!loop_is_rung(&loops[0], 0));
+    td_group_free(loops[0].group);
+    crew_close(&crew);
+}
+
+TD_TEST(a_task_that_was_removed_rings_for_nobody)
+{
+    struct crew crew;
+    struct loop loop;
+    crew_open(&crew, &(struct td_pool_config){.max_workers = 1});
+    loop_init(&loop);
+    td_task *gate = crew_submit(&crew, &(struct op){.code = OP_GATE, .a = 1});
+    CHECK_OK(td_group_add(loop.group, gate));
+    td_group_arm(loop.group);
+    CHECK_OK(td_group_remove(loop.group, gate));
+    CHECK_STATUS(td_group_remove(loop.group, gate), TD_EINVAL);
+    CHECK_EQ(td_group_count(loop.group), 0);
+    crew_open_gate(1);
+    CHECK_EQ(crew_value(gate), 1);
+    td_task *done = crew_submit(&crew, &(struct op){.code = OP_ADD, .a = 2});
+    CHECK_OK(td_group_add(loop.group, done));
+    crew_wait(done);
+    CHECK_OK(td_group_remove(loop.group, done)); /* final, too */
+    CHECK_EQ(crew_value(done), 2);
+    td_group_free(loop.group);
+    crew_close(&crew);
+}
+
+struct looper {
+    struct crew *crew;
+    uint64_t count, sum;
+    pthread_t thread;
+};
+
+/* A few tasks at a time, sleeping in its poll for each lot. */
+static void *run_loop(void *context)
+{
+    struct looper *looper = context;
+    struct loop loop;
+    loop_init(&loop);
+    for (uint64_t sent = 0, taken = 0; taken < looper->count;) {
+        for (uint64_t lot = sent % 3 + 1; lot > 0 && sent < looper->count; lot--, sent++) {
+            td_task *task = crew_submit(looper->crew, &(struct op){.code = OP_ADD, .a = sent});
+            CHECK_OK(td_group_add(loop.group, task));
+            td_task_unref(task);
+        }
+        td_group_arm(loop.group);
+        if (!loop_is_rung(&loop, PATIENCE_MS)) {
+            CHECK_EQ(taken, looper->count);
+            break;
+        }
+        taken += loop_take(&loop, &looper->sum);
+    }
+    td_group_free(loop.group);
+    return NULL;
+}
+
+TD_TEST(loops_that_sleep_hear_of_all_their_tasks)
+{
+    struct crew crew;
+    struct looper loopers[3];
+    const uint64_t count = test_rounds(2000);
+    crew_open(&crew, &(struct td_pool_config){.max_workers = 2});
+    for (uint32_t i = 0; i < 3; i++) {
+        loopers[i] = (struct looper){.crew = &crew, .count = count};
+        REQUIRE_EQ(pthread_create(&loopers[i].thread, NULL, run_loop, &loopers[i]), 0);
+    }
+    for (uint32_t i = 0; i < 3; i++) {
+        pthread_join(loopers[i].thread, NULL);
+        CHECK_EQ(loopers[i].sum, count * (count - 1) / 2);
+    }
     crew_close(&crew);
 }
 

@@ -13,11 +13,16 @@
 
 #define LONG_NS (2 * TD_NS_PER_S) /* passes only when a wake-up is lost, or the machine stands still */
 
-static bool is_rung(const struct td_bell_map *bell)
+static bool is_event_rung(int fd)
 {
     uint64_t rings;
-    CHECK_OK(td_event_drain(bell->event_fd, &rings));
+    CHECK_OK(td_event_drain(fd, &rings));
     return rings > 0;
+}
+
+static bool is_rung(const struct td_bell_map *bell)
+{
+    return is_event_rung(bell->event_fd);
 }
 
 static uint32_t state_of(const struct rig *rig, uint32_t worker)
@@ -282,17 +287,31 @@ TD_TEST(a_loud_ring_always_reaches_somebody)
     rig_fini(&rig);
 }
 
+TD_TEST(who_cleans_up_after_a_worker_wakes_whom_it_may_have_answered)
+{
+    struct rig rig;
+    rig_init(&rig, 4, 1);
+    td_bell_expect(&rig.bell, TD_LISTEN_LOOP);
+    const uint32_t seen = td_bell_listen(&rig.bell);
+    td_atomic_store_seq(&rig.bell.bell->listen, 0); /* answered, by one that died before it woke them */
+    td_doorbell_succeed(&rig.map, &rig.bell);
+    CHECK_OK(td_bell_sleep_until(&rig.bell, seen, 0));
+    CHECK(is_event_rung(rig.bell.loop_fd));
+    CHECK(!is_rung(&rig.bell)); /* the native thread is awake: it is the one that cleans up */
+    rig_fini(&rig);
+}
+
 TD_TEST(a_bell_is_attached_by_its_mark)
 {
     struct rig rig;
     rig_init(&rig, 4, 1);
     struct td_bell_map other;
-    REQUIRE_OK(td_bell_attach(&other, dup(rig.bell.fd), dup(rig.bell.event_fd)));
+    REQUIRE_OK(td_bell_attach(&other, dup(rig.bell.fd), dup(rig.bell.event_fd), dup(rig.bell.loop_fd)));
     const uint32_t seen = td_bell_listen(&rig.bell);
     td_bell_ring(&other);
     CHECK_OK(td_bell_sleep_until(&rig.bell, seen, 0));
     td_bell_fini(&other);
-    CHECK_STATUS(td_bell_attach(&other, rig.map.fd, rig.bell.event_fd), TD_EPROTO);
+    CHECK_STATUS(td_bell_attach(&other, rig.map.fd, rig.bell.event_fd, rig.bell.loop_fd), TD_EPROTO);
     rig_fini(&rig);
 }
 
