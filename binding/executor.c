@@ -11,6 +11,7 @@
 
 #include <string.h>
 
+#include "call.h"
 #include "map.h"
 #include "shared.h"
 
@@ -349,15 +350,7 @@ int tb_executor_refresh(struct tb_executor *executor, td_pool *pool)
     return refreshed != NULL ? 0 : -1;
 }
 
-/* A call's arguments, in whichever form they came. */
-struct arguments {
-    PyObject *const *values; /* vectorcall form ... */
-    Py_ssize_t count;
-    PyObject *names;
-    PyObject *tuple, *dict; /* ... or, with a tuple, this */
-};
-
-static int arguments_encode(struct tb_executor *executor, const struct arguments *arguments, uint8_t *small,
+static int arguments_encode(struct tb_executor *executor, const struct tb_arguments *arguments, uint8_t *small,
                             const struct tb_room *room, struct tb_payload *payload)
 {
     struct tb_codec *codec = &executor->state->codec;
@@ -368,10 +361,9 @@ static int arguments_encode(struct tb_executor *executor, const struct arguments
                           small, TD_INLINE_ARGS, room, payload);
 }
 
-/* Sends the call; the future follows it. -1: an exception is set, and the future is not used. */
-static int send_call(struct tb_executor *executor, struct tb_function *function,
-                     const struct arguments *arguments, const struct tb_options *options,
-                     struct tb_future *future, bool *own_failure)
+int tb_executor_send(struct tb_executor *executor, struct tb_function *function,
+                     const struct tb_arguments *arguments, const struct tb_options *options, uint64_t tag,
+                     td_task **task, bool *own_failure)
 {
     uint8_t small[TD_INLINE_ARGS];
     struct tb_payload payload = {0};
@@ -392,19 +384,16 @@ static int send_call(struct tb_executor *executor, struct tb_function *function,
         .timeout_ns = options->timeout_ns,
         .retries = options->retries,
         .name = options->name != NULL ? PyUnicode_AsUTF8(options->name) : NULL,
-        .tag = tb_future_tag(future),
+        .tag = tag,
         .holds = payload.holds.items,
         .hold_count = (uint32_t)payload.holds.count,
     };
     if (options->name != NULL && call.name == NULL)
         PyErr_Clear(); /* it has surrogates */
-    td_task *task;
-    td_status status = td_pool_submit(pool, &call, &task);
+    td_status status = td_pool_submit(pool, &call, task);
     tb_holds_fini(&payload.holds);
-    if (status == TD_OK) {
-        tb_future_adopt(future, task, options->timeout_ns);
+    if (status == TD_OK)
         return 0;
-    }
     if (payload.block.data != NULL)
         td_pool_block_drop(pool, &payload.block);
     return tb_raise_status(executor->state, status, pool);
@@ -427,8 +416,7 @@ static PyObject *failed_future(struct tb_executor *executor, PyObject *callable)
     return (PyObject *)future;
 }
 
-/* Is the exception that is set about the pool, which is the parent's, and not about the call? */
-static bool is_forked_error(struct tb_executor *executor)
+bool tb_executor_is_forked_error(struct tb_executor *executor)
 {
     PyObject *raised = tb_exception_take();
     PyObject *errors = tb_errors(executor->state);
@@ -441,20 +429,25 @@ static bool is_forked_error(struct tb_executor *executor)
 }
 
 static PyObject *submit_call(struct tb_executor *executor, PyObject *callable,
-                             const struct arguments *arguments, const struct tb_options *options)
+                             const struct tb_arguments *arguments, const struct tb_options *options)
 {
     if (!executor->begun && tb_executor_prepare(executor) < 0)
         return NULL;
     struct tb_function *function = tb_executor_function(executor, callable);
     if (function == NULL)
-        return is_forked_error(executor) ? NULL : failed_future(executor, callable);
+        return tb_executor_is_forked_error(executor) ? NULL : failed_future(executor, callable);
     struct tb_future *future = tb_future_new(executor->state, function->handle,
                                              options->name != NULL ? options->name : function->name);
     bool own_failure = false;
-    int sent = future != NULL ? send_call(executor, function, arguments, options, future, &own_failure) : -1;
+    td_task *task;
+    int sent = future != NULL ? tb_executor_send(executor, function, arguments, options, tb_future_tag(future),
+                                                 &task, &own_failure)
+                              : -1;
     Py_DECREF((PyObject *)function);
-    if (sent == 0)
+    if (sent == 0) {
+        tb_future_adopt(future, task, options->timeout_ns);
         return (PyObject *)future;
+    }
     Py_XDECREF((PyObject *)future);
     return own_failure ? failed_future(executor, callable) : NULL;
 }
@@ -477,7 +470,7 @@ static PyObject *executor_submit(PyObject *self, PyObject *const *args, Py_ssize
     if (nargs == 0)
         return PyErr_Format(PyExc_TypeError, "%s.submit() missing 1 required positional argument: 'fn'",
                             Py_TYPE(self)->tp_name);
-    const struct arguments arguments = {.values = args + 1, .count = nargs - 1, .names = kwnames};
+    const struct tb_arguments arguments = {.values = args + 1, .count = nargs - 1, .names = kwnames};
     return submit_call(executor, args[0], &arguments, &executor->defaults);
 }
 
@@ -510,7 +503,7 @@ int tb_options_parse(PyObject *timeout, PyObject *retries, PyObject *name, struc
 static PyObject *executor_submit_with(PyObject *self, PyObject *args)
 {
     PyObject *callable, *kwargs, *timeout, *retries, *name;
-    struct arguments arguments = {0};
+    struct tb_arguments arguments = {0};
     struct tb_options options;
     if (!PyArg_ParseTuple(args, "OO!OOOO:_submit", &callable, &PyTuple_Type, &arguments.tuple, &kwargs,
                           &timeout, &retries, &name) ||
@@ -567,6 +560,8 @@ static void executor_dealloc(PyObject *self)
 static PyMethodDef executor_methods[] = {
     {"submit", (PyCFunction)(void (*)(void))executor_submit, METH_FASTCALL | METH_KEYWORDS, submit_doc},
     {"_submit", executor_submit_with, METH_VARARGS, NULL},
+    {"run", (PyCFunction)(void (*)(void))tb_executor_run, METH_FASTCALL | METH_KEYWORDS, tb_executor_run_doc},
+    {"_run", tb_executor_run_any, METH_VARARGS, NULL},
     {"_map", tb_executor_map, METH_VARARGS, NULL},
     TB_POOL_METHODS,
     {0},

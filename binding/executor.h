@@ -28,6 +28,14 @@ struct tb_options {
     PyObject *name; /* str, or NULL: the function's; borrowed */
 };
 
+/* A call's arguments, in whichever form they came. */
+struct tb_arguments {
+    PyObject *const *values; /* vectorcall form ... */
+    Py_ssize_t count;
+    PyObject *names;
+    PyObject *tuple, *dict; /* ... or, with a tuple, this */
+};
+
 struct tb_map;
 
 /* Fields are under the executor's critical section. */
@@ -59,6 +67,13 @@ int tb_executor_prepare(struct tb_executor *executor);
 int tb_executor_refresh(struct tb_executor *executor, td_pool *pool);
 /* The function for a callable, packed and interned when it has to be: a new reference, or NULL. */
 struct tb_function *tb_executor_function(struct tb_executor *executor, PyObject *callable);
+/* Sends the call: a task with that tag. -1: an exception is set, and *own_failure tells whether it is about the
+ * arguments, and so the call's own outcome. */
+int tb_executor_send(struct tb_executor *executor, struct tb_function *function,
+                     const struct tb_arguments *arguments, const struct tb_options *options, uint64_t tag,
+                     td_task **task, bool *own_failure);
+/* Is the exception that is set about the pool, which is the parent's, and not about the call? */
+bool tb_executor_is_forked_error(struct tb_executor *executor);
 /* The name of the function with that number, while it is in the table: a new reference, or NULL. */
 PyObject *tb_executor_name(struct tb_executor *executor, uint32_t number);
 /* __qualname__, or whatever tells what it is: str. Never raises but for memory. */

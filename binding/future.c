@@ -7,6 +7,8 @@
  * Tests  tests/unit/test_future.py, test_future_engine.py; CPython's own: tests/upstream */
 #include "future.h"
 
+#include "call.h"
+
 #include <stddef.h>
 
 #include "base/clock.h"
@@ -434,17 +436,12 @@ PyDoc_STRVAR(future_doc, "Future()\n--\n\nThe outcome of a call that runs elsewh
                          "Source: binding/future.c, binding/settle.c, binding/observe.c.");
 
 static PyType_Slot future_slots[] = {
-    {Py_tp_doc, (void *)future_doc},
-    {Py_tp_new, (void *)future_make},
-    {Py_tp_init, (void *)future_init},
-    {Py_tp_dealloc, (void *)future_dealloc},
-    {Py_tp_traverse, (void *)future_traverse},
-    {Py_tp_clear, (void *)future_clear},
-    {Py_tp_setattro, (void *)future_setattro},
-    {Py_tp_repr, (void *)future_repr},
-    {Py_tp_methods, future_methods},
-    {Py_tp_getset, future_getset},
-    {0, NULL},
+    {Py_tp_doc, (void *)future_doc},           {Py_tp_new, (void *)future_make},
+    {Py_tp_init, (void *)future_init},         {Py_tp_dealloc, (void *)future_dealloc},
+    {Py_tp_traverse, (void *)future_traverse}, {Py_tp_clear, (void *)future_clear},
+    {Py_tp_setattro, (void *)future_setattro}, {Py_tp_repr, (void *)future_repr},
+    {Py_tp_methods, future_methods},           {Py_tp_getset, future_getset},
+    {Py_am_await, (void *)tb_future_await},    {0, NULL},
 };
 
 static PyType_Spec future_spec = {

@@ -114,6 +114,15 @@ PyObject *tb_future_set_exception(PyObject *self, PyObject *exception);
 int tb_future_settle(struct tb_state *state, struct tb_future *future);
 void tb_spent_from(const td_task *task, struct tb_spent *spent);
 
+/* The outcome of a final task, as it will stand in a future. */
+struct tb_ending {
+    PyObject *result, *exception;
+    enum tb_future_state state; /* TB_FINISHED or TB_NOTIFIED */
+};
+/* name (may be NULL) and timeout_ns are for its error. An ordinary error in reading it is an outcome too; any other is
+ * the caller's: -1. */
+int tb_ending_read(struct tb_state *state, td_task *task, struct tb_handle *handle, PyObject *name,
+                   int64_t timeout_ns, struct tb_ending *outcome);
 /* Decodes a final task's payload; *ok tells a result from an exception object. NULL with an exception set. */
 PyObject *tb_task_decode(struct tb_state *state, td_task *task, struct tb_handle *handle, bool *ok);
 /* A lease on a task's result block (keeps task and pool), or NULL without an exception for an inline result.

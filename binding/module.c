@@ -11,12 +11,14 @@
 #include "executor.h"
 #include "future.h"
 #include "group.h"
+#include "inbox.h"
 #include "info.h"
 #include "map.h"
 #include "named.h"
 #include "pool.h"
 #include "sync.h"
 #include "threads.h"
+#include "watchdog.h"
 
 struct tb_codec *tb_codec_of(PyObject *module)
 {
@@ -100,7 +102,8 @@ static int module_exec(PyObject *module)
         return -1;
     if (tb_dispatch_init(module) < 0 || tb_threads_init(module) < 0 || tb_named_init(module, state) < 0)
         return -1;
-    if (tb_sync_init(module) < 0 || tb_cache_init(module) < 0)
+    if (tb_sync_init(module) < 0 || tb_cache_init(module) < 0 || tb_inbox_init(module, state) < 0 ||
+        tb_watchdog_init(module) < 0)
         return -1;
     return tb_info_init(module);
 }
@@ -122,6 +125,12 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->timing_type);
     Py_VISIT(state->futures_base);
     Py_VISIT(state->cancelled_error);
+    Py_VISIT(state->inbox_type);
+    Py_VISIT(state->call_type);
+    Py_VISIT(state->awaited_type);
+    Py_VISIT(state->base_await);
+    Py_VISIT(state->running_loop);
+    Py_VISIT(state->current_task);
     Py_VISIT(state->errors);
     Py_VISIT(state->dispatcher);
     return tb_codec_traverse(&state->codec, visit, arg);
@@ -146,6 +155,12 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->cancelled_error);
     for (size_t i = 0; i < sizeof(state->state_names) / sizeof(state->state_names[0]); i++)
         Py_CLEAR(state->state_names[i]);
+    Py_CLEAR(state->inbox_type);
+    Py_CLEAR(state->call_type);
+    Py_CLEAR(state->awaited_type);
+    Py_CLEAR(state->base_await);
+    Py_CLEAR(state->running_loop);
+    Py_CLEAR(state->current_task);
     Py_CLEAR(state->errors);
     Py_CLEAR(state->dispatcher);
     tb_codec_clear(&state->codec);

@@ -33,6 +33,16 @@ struct tb_state {
     PyObject *cancelled_error; /* its CancelledError */
     PyObject *state_names[6];  /* its 'PENDING' and so on, by enum tb_future_state */
 
+    /* Made for the first event loop (inbox.c), which has imported asyncio. */
+    struct tb_inbox *inboxes; /* those of the loops there are; the list holds no references */
+    PyTypeObject *inbox_type;
+    PyTypeObject *call_type;    /* call.c */
+    PyTypeObject *awaited_type; /* treadle.aio._future.CallFuture */
+    Py_ssize_t call_offset;     /* of its slot `_call` */
+    PyObject *base_await;       /* asyncio.Future.__await__ */
+    PyObject *running_loop;     /* asyncio._get_running_loop */
+    PyObject *current_task;     /* asyncio.current_task */
+
     PyObject *errors;     /* the module treadle._errors, at first use */
     PyObject *dispatcher; /* the thread that runs callbacks, or NULL; dispatch.c */
     bool dispatching;     /* it runs, or is about to */

@@ -10,6 +10,8 @@
  * Tests  tests/unit/test_future.py, tests/unit/test_wait.py */
 #include "future.h"
 
+#include "call.h"
+
 static bool is_done(enum tb_future_state state)
 {
     return state >= TB_CANCELLED;
@@ -285,6 +287,11 @@ PyObject *tb_future_add_done_callback(PyObject *self, PyObject *callback)
     struct tb_future *future = (struct tb_future *)self;
     struct tb_state *state = tb_state_of_final(self);
     int added = 0; /* 1: in the list; 0: done already; -1 */
+    const int chained = future->state == TB_ENGINE ? tb_call_chain(future, callback) : 0;
+    if (chained < 0)
+        return NULL;
+    if (chained > 0)
+        Py_RETURN_NONE;
     /* Before it is listed, so that a failure to start leaves nothing behind. */
     if (future->state == TB_ENGINE && !future->observed && tb_dispatch_start(state) < 0)
         return NULL;

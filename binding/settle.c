@@ -102,19 +102,12 @@ PyObject *tb_task_decode(struct tb_state *state, td_task *task, struct tb_handle
     return value;
 }
 
-/* The outcome of a final task, as it will stand in the future. */
-struct outcome {
-    PyObject *result, *exception;
-    enum tb_future_state state; /* TB_FINISHED or TB_NOTIFIED */
-};
-
-/* An ordinary error in reading it is an outcome too; any other is the caller's: -1. */
-static int outcome_read(struct tb_state *state, td_task *task, struct tb_handle *handle,
-                        const struct tb_future *future, struct outcome *outcome)
+int tb_ending_read(struct tb_state *state, td_task *task, struct tb_handle *handle, PyObject *name,
+                   int64_t timeout_ns, struct tb_ending *outcome)
 {
     bool ok = false;
     PyObject *value;
-    *outcome = (struct outcome){.state = TB_FINISHED};
+    *outcome = (struct tb_ending){.state = TB_FINISHED};
     switch (td_task_state(task)) {
     case TD_TASK_RESULT:
     case TD_TASK_ERROR:
@@ -124,7 +117,7 @@ static int outcome_read(struct tb_state *state, td_task *task, struct tb_handle 
         outcome->state = TB_NOTIFIED;
         return 0;
     default:
-        value = tb_task_exception(state, task, handle->pool, future->name, future->timeout_ns);
+        value = tb_task_exception(state, task, handle->pool, name, timeout_ns);
         break;
     }
     if (value == NULL) {
@@ -149,8 +142,8 @@ int tb_future_settle(struct tb_state *state, struct tb_future *future)
     Py_END_CRITICAL_SECTION();
     if (task == NULL)
         return 0;
-    struct outcome outcome;
-    int done = outcome_read(state, task, handle, future, &outcome);
+    struct tb_ending outcome;
+    int done = tb_ending_read(state, task, handle, future->name, future->timeout_ns, &outcome);
     bool first = false;
     if (done == 0) {
         Py_BEGIN_CRITICAL_SECTION(future);
