@@ -7,6 +7,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # as typing has it, whose import takes 5 ms
 if TYPE_CHECKING:
+    from . import aio as aio
     from . import joblib as joblib
     from . import shared as shared
     from ._broadcast import Broadcast as Broadcast
@@ -116,7 +117,7 @@ _HOME = {
     "wait": "_futures",
 }
 
-_MODULES = ("joblib", "shared")
+_MODULES = ("aio", "joblib", "shared")
 
 __all__ = [
     "ALL_COMPLETED",
@@ -145,6 +146,7 @@ __all__ = [
     "TravelError",
     "TreadleError",
     "WorkerDied",
+    "aio",
     "as_completed",
     "broadcast",
     "joblib",
@@ -168,3 +170,16 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted(set(globals()) | set(__all__))
+
+
+def _start_watchdog() -> None:
+    """Where the environment asks for it."""
+    from os import environ
+
+    if environ.get("TREADLE_WATCHDOG"):
+        from .aio._watchdog import from_environment
+
+        from_environment()
+
+
+_start_watchdog()

@@ -15,6 +15,7 @@ from __future__ import annotations
 import io
 import marshal
 import sys
+from _contextvars import ContextVar
 from _pickle import Pickler
 from _thread import _local
 from functools import _lru_cache_wrapper  # _pickle has imported it
@@ -155,7 +156,7 @@ class Shared:
             return all(self.is_fixed(item) for item in value)
         if kind is ModuleType:
             return is_findable(value.__name__)
-        if isinstance(value, type):  # it is by name, or notes its own places, too
+        if isinstance(value, type) or kind is ContextVar:  # it is by name, or notes its own places, too
             return True
         if kind is BuiltinFunctionType:  # of a module or a class, and not of some object
             return value.__self__ is None or isinstance(value.__self__, (ModuleType, type))
@@ -186,6 +187,10 @@ class Reducers:
             from ._views import reduce_view
 
             return reduce_view(thing)
+        if kind is ContextVar:
+            from ._variables import reduce_variable
+
+            return reduce_variable(thing)
         if isinstance(thing, ModuleType) and (thing.__name__ in MAIN or is_findable(thing.__name__)):
             return module_named, (thing.__name__,)
         return MISSING

@@ -10,8 +10,8 @@ from functools import partial
 from types import EllipsisType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
+from . import _awaiting, _context, _engine, _errors, _foresight, _launch, _lifetime, _maps, _options, _trace, _travel
 from . import _byvalue as _byvalue  # not to be waited for by the first submit
-from . import _context, _engine, _errors, _foresight, _launch, _lifetime, _maps, _options, _trace, _travel
 
 if TYPE_CHECKING:
     from . import _output
@@ -23,7 +23,7 @@ LARGE_FUNCTION = 1 << 20  # bytes from which on a hint is due
 """What running tasks get after Ctrl-C before their workers are killed."""
 
 
-class ProcessPoolExecutor(_engine.Executor, _maps.Maps, Executor):
+class ProcessPoolExecutor(_engine.Executor, _maps.Maps, _awaiting.AsyncContext, Executor):
     """A pool of worker processes: `concurrent.futures.ProcessPoolExecutor`'s interface, on Treadle's engine.
 
     Args:

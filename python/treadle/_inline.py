@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _errors, _lifetime
+from ._awaiting import RunSubmitted
 from ._engine import Future
 
 if TYPE_CHECKING:
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
     from ._maps import MapCall
     from ._options import TaskOptions
 
-    Base = ProcessPoolExecutor
+    class Base(RunSubmitted, ProcessPoolExecutor):
+        """What it is put before."""
 else:
-    Base = object
+    Base = RunSubmitted
 
 T = TypeVar("T")
 

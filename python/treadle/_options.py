@@ -10,6 +10,7 @@ from types import EllipsisType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from . import _context, _engine
+from ._awaiting import RunSubmitted
 from ._maps import MapCall, Maps
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def read_environment() -> None:
         warnings.warn(f"{problem}; the default is in force", RuntimeWarning, stacklevel=3)
 
 
-class TaskOptions(Maps, Executor):
+class TaskOptions(Maps, RunSubmitted, Executor):
     """A view of a pool whose tasks have options of their own; made by `ProcessPoolExecutor.options`."""
 
     __module__ = "treadle"

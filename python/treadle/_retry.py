@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ._awaiting import RunSubmitted
+
 if TYPE_CHECKING:
     from ._engine import Future
     from ._executor import ProcessPoolExecutor
@@ -33,7 +35,7 @@ class Retrying:
         return self.func(*args, **kwargs)
 
 
-class RetryingSubmit:
+class RetryingSubmit(RunSubmitted):
     """Put before the pool's class when it was made with `retry_on`: the submit written in C knows of none."""
 
     def submit(self: ProcessPoolExecutor, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:  # type: ignore[misc]

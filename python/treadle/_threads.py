@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures.thread import BrokenThreadPool
 from typing import Any, TypeVar
 
-from . import _engine, _options
+from . import _awaiting, _engine, _options
 from ._engine import Future
 
 T = TypeVar("T")
@@ -101,7 +101,7 @@ def _end_all() -> None:
 threading._register_atexit(_end_all)  # type: ignore[attr-defined]
 
 
-class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
+class ThreadPoolExecutor(_awaiting.RunSubmitted, _awaiting.AsyncContext, concurrent.futures.ThreadPoolExecutor):
     """A pool of threads with `concurrent.futures.ThreadPoolExecutor`'s interface and Treadle's `Future`.
 
     For work that releases the GIL (I/O, NumPy, compression) and for free-threaded Python. `max_workers` defaults to
