@@ -10,9 +10,11 @@ A test that leaves something on purpose says so: `@pytest.mark.leaks_allowed("de
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import faulthandler
 import gc
+import importlib
 import multiprocessing.process
 import multiprocessing.resource_tracker
 import os
@@ -21,13 +23,17 @@ import secrets
 import select
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import treadle
 import treadle._engine
 from hypothesis import settings
+from treadle.aio import _loops
+
+from tests.called import Meeting
 
 Snapshot = Callable[[], set[str]]
 
@@ -70,6 +76,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     # The stdlib's tracker lives as long as this process: start it before the first test that would.
     multiprocessing.resource_tracker.ensure_running()
     start_engine()
+    start_loops()
     signal.signal(signal.SIGALRM, on_deadline)
 
 
@@ -83,6 +90,16 @@ def start_engine() -> None:
     """The engine's own thread and its descriptors also live as long as this process."""
     with treadle.ProcessPoolExecutor(1) as pool:
         pool.submit(abs, 1).result()
+
+
+def start_loops() -> None:
+    """What these libraries open at their first use, and keep."""
+    for name in ("uvloop", "rloop"):
+        with contextlib.suppress(ImportError):
+            loop = _loops.factory_of(name)()
+            loop.run_until_complete(asyncio.sleep(0))
+            loop.close()
+            gc.collect()
 
 
 # --- deadlines
@@ -136,22 +153,6 @@ def stress_n(request: pytest.FixtureRequest) -> int:
 
 
 # --- meetings
-
-
-class Meeting:
-    """A task and its test meet, once: each waits until the other is there."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = str(path)
-        os.mkfifo(path)
-
-    def in_task(self) -> None:
-        with open(self.path, "w"):
-            pass
-
-    def in_test(self) -> None:
-        with open(self.path):
-            pass
 
 
 @pytest.fixture
@@ -300,3 +301,65 @@ def leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
         gc.collect()
         wait_for_exit(left.get("processes", set()), 0.01)
     pytest.fail("left behind: " + "; ".join(f"{kind}: {sorted(things)}" for kind, things in left.items() if things))
+
+
+# --- event loops
+
+Main = Callable[[], Coroutine[Any, Any, Any]]
+
+
+class Loops:
+    """Runs coroutines on loops of one kind; whatever a loop complains of, and callbacks left over, fail the test."""
+
+    def __init__(self, kind: str) -> None:
+        name, _, debug = kind.partition(" ")
+        self.module = importlib.import_module(name)
+        self.make = _loops.factory_of(name)
+        self.debug = bool(debug)
+        self.complaints: list[dict[str, Any]] = []
+
+    def new(self) -> asyncio.AbstractEventLoop:
+        loop = self.make()
+        loop.set_exception_handler(lambda _, context: self.complaints.append(context))
+        return loop
+
+    def run(self, main: Main) -> Any:
+        with asyncio.Runner(loop_factory=self.new) as runner:
+            assert runner.get_loop().get_debug() or not self.debug
+            try:
+                return runner.run(main())
+            finally:
+                for _ in range(3):
+                    runner.run(asyncio.sleep(0))
+                pending = self.pending(runner.get_loop())
+                assert not pending
+
+    def pending(self, loop: Any) -> list[asyncio.Handle]:
+        """What is still to be called, where the loop has that in Python."""
+        handles = (*loop._ready, *loop._scheduled) if self.module is asyncio else ()
+        return [handle for handle in handles if not handle.cancelled()]
+
+
+# rloop leaves its poller open when a loop is closed.
+RLOOP = pytest.param("rloop", marks=pytest.mark.leaks_allowed("descriptors"))
+
+
+# A sanitizer looks at our side of a loop, which these two show as well.
+KINDS = (
+    ["asyncio", "uvloop"]
+    if "libasan" in os.environ.get("LD_PRELOAD", "")
+    else ["asyncio", "asyncio debug", "uvloop", RLOOP]
+)
+
+
+@pytest.fixture(params=KINDS)
+def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loops]:
+    pytest.importorskip(request.param.partition(" ")[0])
+    made = Loops(request.param)
+    if made.debug:
+        monkeypatch.setenv("PYTHONASYNCIODEBUG", "1")
+    else:
+        monkeypatch.delenv("PYTHONASYNCIODEBUG", raising=False)
+    yield made
+    gc.collect()
+    assert not made.complaints

@@ -11,8 +11,11 @@ import pytest
 
 pytest_plugins = ["pytester"]
 
-CONFTEST = Path(__file__).parents[1] / "conftest.py"
-CONFIGURATION = "[pytest]\nmarkers =\n    deadline(seconds): d\n    leaks_allowed(kinds): l\n"
+TESTS = Path(__file__).parents[1]
+CONFTEST = TESTS / "conftest.py"
+CONFIGURATION = (
+    f"[pytest]\npythonpath = {TESTS.parent}\nmarkers =\n    deadline(seconds): d\n    leaks_allowed(kinds): l\n"
+)
 
 
 def run(pytester: pytest.Pytester, body: str) -> pytest.RunResult:

@@ -36,10 +36,6 @@ SECONDS = float(os.environ.get("TREADLE_TEST_SECONDS", "120"))
 ENVIRONMENT = {**os.environ, "ASAN_OPTIONS": f"{os.environ.get('ASAN_OPTIONS', '')}:handle_segv=0"}
 
 
-def module_of(test: str) -> str:
-    return test.partition(".")[0]
-
-
 def class_of(test: str) -> str:
     return test.partition("[")[0].rpartition(".")[0]
 
@@ -156,14 +152,12 @@ def with_skip(suite: Suite, test: str) -> object:
 
 @pytest.fixture
 def outcome(upstream: str, request: pytest.FixtureRequest) -> Callable[[], None]:
-    """Ends as the upstream test did."""
+    """Ends as the upstream test did. The first one runs all that are to be run."""
     suite = suite_of(request.module, request.config)
 
     def end() -> None:
         if upstream not in suite.outcomes:
-            # Now, and at once, all of its module that are to be run.
-            mine = chosen(suite, request.session.items)
-            suite.run_all([name for name in mine if module_of(name) == module_of(upstream)])
+            suite.run_all(chosen(suite, request.session.items))
         kind, text = suite.outcomes[upstream]
         if kind == "skipped":
             pytest.skip(f"by itself: {text}")

@@ -31,14 +31,16 @@ def load() -> tuple[dict[str, type[unittest.TestCase]], dict[str, str]]:
         ("test_concurrent_futures", "upstream_futures"),
         ("_test_multiprocessing", "upstream_pools"),
         ("_test_multiprocessing", "upstream_memory"),
+        ("test_asyncio", "upstream_asyncio"),
     ):
         try:
-            cases = importlib.import_module(home).CASES
+            suite = importlib.import_module(home)
         except (ImportError, unittest.SkipTest) as error:
             lacking[name] = f"this interpreter has no usable test.{name}: {error}"
             continue
-        for case in cases:
-            for test in loader.getTestCaseNames(case):
+        wanted = getattr(suite, "wanted", lambda test: True)
+        for case in suite.CASES:
+            for test in filter(wanted, loader.getTestCaseNames(case)):
                 tests[f"{case.__module__.rpartition('.')[2]}.{case.__name__}.{test}"] = case
     return tests, lacking
 
