@@ -33,6 +33,7 @@ BENCHMARKS = (
     "heal",
     "idle",
     "threads",
+    "async_round_trip",
     "arrays",
     "shared_arrays",
     "temporaries",
@@ -40,6 +41,7 @@ BENCHMARKS = (
     "shared_memory",
     "parallel",
     "cache",
+    "watchdog",
 )
 PACKAGES = ("treadle", "loky", "joblib", "dask", "distributed", "ray", "numpy", "scikit-learn", "cloudpickle", "xxhash")
 
