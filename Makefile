@@ -32,7 +32,8 @@ help: ## this list
 $(VENV)/.build: pyproject.toml
 	@tools/preflight $(PYTHON)
 	@test -x $(BIN)/python || { echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
-	@{ $(PIP) 'pip>=25.1' && $(PIP) --group build --group test; } || { \
+	@{ $(PIP) 'pip>=25.1' && $(PIP) --group build --group test; } && \
+		{ $(PIP) --only-binary=:all: --group loops 2>/dev/null || echo "treadle: no wheels of uvloop, rloop, anyio, trio or aiohttp: left out"; } || { \
 		echo "treadle: pip could not fetch what the build needs: it takes a network, or an index named by PIP_INDEX_URL."; exit 1; }
 	@touch $@
 

@@ -99,6 +99,7 @@ def examples(root: Path) -> list[list[str]]:
     """Each example, with each of the arguments under which it is quick; with none, where nothing is said here."""
     quick = {
         "blur_images": (["--megapixels", "0.3", "--frames", "1", "--out", "build"],),
+        "fetch_and_crunch": (["--pages", "100"],),
         "parse_stdlib": (["--limit", "100"], ["--limit", "100", "--kill"]),
     }
     return [

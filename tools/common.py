@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # The rooms of core/, top first. A file includes headers of its own room and of the rooms below it.
-LAYERS = ("plan", "jit", "cache", "pool", "sched", "loop", "ring", "named", "memory", "os", "base")
+LAYERS = ("plan", "jit", "cache", "pool", "sched", "watch", "loop", "ring", "named", "memory", "os", "base")
 
 SKIPPED = {".git", "build", "__pycache__", "_build", ".cache"}
 

@@ -91,8 +91,10 @@ def sanitizer_environment(sanitizer: str, findings: Path) -> dict[str, str]:
     shutil.rmtree(findings, ignore_errors=True)
     findings.mkdir(parents=True)
     common = f"halt_on_error=1:abort_on_error=1:print_stacktrace=1:log_path='{findings.resolve()}/process'"
+    # A thread's signal stack may be faulthandler's, which is not for ASan to unmap when the thread ends.
+    address = "detect_leaks=1:detect_stack_use_after_return=1:allocator_may_return_null=1:use_sigaltstack=0"
     return {
-        "ASAN_OPTIONS": f"{common}:detect_leaks=1:detect_stack_use_after_return=1:allocator_may_return_null=1",
+        "ASAN_OPTIONS": f"{common}:{address}",
         "UBSAN_OPTIONS": common,
         "TSAN_OPTIONS": f"{common}:second_deadlock_stack=1",
         "TREADLE_TEST_SECONDS": os.environ.get("TREADLE_TEST_SECONDS", "240"),
