@@ -72,7 +72,7 @@ def blocks() -> int:
 
 
 def until_there_are(count: int) -> None:
-    """The last of a family may need a moment to end."""
+    """The last of a family, and what an ended pool held, may need a moment to go."""
     while blocks() != count:
         os.sched_yield()
 
@@ -167,7 +167,7 @@ def test_a_pool_that_is_broken_keeps_what_its_functions_refer_to_until_its_worke
         select.select([worker], [], [])
     os.close(worker)
     del steps, begun, pid, pool
-    assert blocks() == before
+    until_there_are(before)  # the engine's thread lets go of the pool a moment after its end is told
 
 
 def count(array: Array) -> int:
