@@ -69,6 +69,15 @@ static PyObject *birth_interrupted(PyObject *object, PyObject *unused)
     Py_RETURN_TRUE;
 }
 
+static PyObject *birth_interrupt_again(PyObject *object, PyObject *unused)
+{
+    struct tb_birth *self = (struct tb_birth *)object;
+    (void)unused;
+    if (self->worker != NULL && !self->disowned)
+        td_worker_interrupt_again(self->worker);
+    Py_RETURN_NONE;
+}
+
 static PyObject *birth_leave(PyObject *object, PyObject *unused)
 {
     struct tb_birth *self = (struct tb_birth *)object;
@@ -119,6 +128,8 @@ static PyMethodDef birth_methods[] = {
     {"failed", birth_failed, METH_O, PyDoc_STR("Tells the pool why the worker could not initialise.")},
     {"run", tb_birth_run, METH_NOARGS, PyDoc_STR("Runs tasks until the worker is to leave.")},
     {"interrupted", birth_interrupted, METH_NOARGS, PyDoc_STR("Is the running task to be interrupted? Once.")},
+    {"interrupt_again", birth_interrupt_again, METH_NOARGS,
+     PyDoc_STR("The interruption was dropped: it is to come once more, if the task still runs then.")},
     {"disown", birth_disown, METH_NOARGS, PyDoc_STR("In a child of the worker: the pool is not its business.")},
     {"leave", birth_leave, METH_NOARGS, PyDoc_STR("Makes run return after the current task.")},
     {"heed", birth_heed, METH_O,

@@ -579,6 +579,8 @@ td_status td_worker_nursery(td_worker *worker, td_nursery **out);
 /* Was the exception signal (SIGURG) meant for the running assignment? Clears the request. The signal may also come from
  * within td_worker_next, when it was sent before the assignment was known; then it is raised there. */
 bool td_worker_interrupted(td_worker *worker);
+/* What td_worker_interrupted answered was lost on the running assignment: the signal comes again, after a pause. */
+void td_worker_interrupt_again(td_worker *worker);
 /* The engine asks this worker to leave after the current task (SIGTERM does). */
 void td_worker_leave(td_worker *worker);
 uint32_t td_worker_index(const td_worker *worker);

@@ -5,8 +5,10 @@
  * position; after the grace time the worker is killed. Either way the task then ends as its doom says.
  *
  * One signal is not enough. When it comes between an interpreter's last look at its flag and a system call that waits
- * (a sleep, a read), the handler's exception waits as long as the call. So the signal is sent again, each time after
- * twice the pause, until the worker has taken its position back out of the seat.
+ * (a sleep, a read), the handler's exception waits as long as the call. And where the exception would be dropped (in a
+ * finalizer) or do harm (in an import) the worker puts the position back (td_worker_interrupt_again). So as long as the
+ * doomed task runs its seat is looked at, each time after twice the pause, and while the position is there the signal
+ * is sent again.
  *
  * A kill takes time to arrive, and the worker may end the doomed task meanwhile: it must not have begun another one,
  * which would die with it. So its seat says `dismissed` before the last look at the task.
@@ -204,21 +206,21 @@ static bool hold_for_kill(td_pool *pool, const struct td_member *member, uint32_
     return false;
 }
 
-/* Has the worker not taken notice of the exception signal for what it still runs? */
+/* Has the worker not taken notice of the exception signal yet, or lost the exception? */
 static bool unheard(const td_pool *pool, const struct td_member *member, uint32_t worker)
 {
-    return member->kill_position != 0 && deserves_kill(pool, member, worker) &&
-           td_atomic_load_relaxed(&pool->map.seats[worker].interrupt) == member->kill_position;
+    return td_atomic_load_acquire(&pool->map.seats[worker].interrupt) == member->kill_position;
 }
 
 /* Signals again, or kills, whom its doom does not reach. Returns when to look again. */
 static int64_t keep_doomed_locked(td_pool *pool, uint32_t worker, int64_t now)
 {
     struct td_member *member = &pool->members[worker];
-    if (member->kill_at_ns != TD_FOREVER && !deserves_kill(pool, member, worker))
+    if ((member->kill_at_ns != TD_FOREVER || member->nudge_at_ns != TD_FOREVER) &&
+        !deserves_kill(pool, member, worker)) {
         member->kill_at_ns = TD_FOREVER; /* the exception was enough */
-    if (member->nudge_at_ns != TD_FOREVER && !unheard(pool, member, worker))
         member->nudge_at_ns = TD_FOREVER;
+    }
     if (member->kill_at_ns <= now) {
         if (hold_for_kill(pool, member, worker))
             td__crew_signal_locked(pool, worker, SIGKILL);
@@ -226,7 +228,8 @@ static int64_t keep_doomed_locked(td_pool *pool, uint32_t worker, int64_t now)
         member->nudge_at_ns = TD_FOREVER;
     }
     if (member->nudge_at_ns <= now) {
-        td__crew_signal_locked(pool, worker, SIGURG);
+        if (unheard(pool, member, worker))
+            td__crew_signal_locked(pool, worker, SIGURG);
         member->nudge_at_ns = td_deadline_from(now, member->nudge_pause_ns);
         member->nudge_pause_ns *= 2;
     }

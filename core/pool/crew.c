@@ -121,6 +121,7 @@ void td__crew_end_all_locked(td_pool *pool, int signal)
             continue;
         td__crew_signal_locked(pool, worker, signal);
         member->kill_position = 0;
+        member->nudge_at_ns = TD_FOREVER;
         member->kill_at_ns = kill_at_ns;
     }
     /* It may be deep in an import, and then it hears nothing. */

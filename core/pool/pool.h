@@ -193,7 +193,7 @@ struct td_member {
     int64_t kill_at_ns;         /* TD_FOREVER: no force is under way */
     uint64_t kill_position;     /* the task that the kill is meant for; 0: whatever it runs */
     uint32_t kill_slot;         /* of that task */
-    int64_t nudge_at_ns;        /* when its exception signal is sent again; TD_FOREVER: it was heard */
+    int64_t nudge_at_ns;        /* when to see whether the exception signal has to come again; TD_FOREVER: no */
     int64_t nudge_pause_ns;     /* until the one after */
     struct td_context *context; /* what it was ordered with, until it has read it; holds a use */
     td_arena *arena;            /* its results */

@@ -512,6 +512,11 @@ bool td_worker_interrupted(td_worker *worker)
     return position != 0 && td_atomic_cas_strong_acqrel(&worker->seat->interrupt, &position, 0);
 }
 
+void td_worker_interrupt_again(td_worker *worker)
+{
+    td_atomic_store_release(&worker->seat->interrupt, td_atomic_load_relaxed(&worker->position));
+}
+
 /* ---- Results --------------------------------------------------------------------------------------------------- */
 
 static td_status try_block(td_worker *worker, uint64_t bytes, struct td_block *out)

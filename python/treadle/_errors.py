@@ -29,7 +29,8 @@ class TaskCancelled(BaseException):
     """Raised inside a running task by `future.cancel(force=True)` or at its timeout.
 
     Not an `Exception`, for the reason for which KeyboardInterrupt is none: a task's `except Exception` must not
-    swallow it. A task that goes on regardless is killed after the grace time (TREADLE_GRACE).
+    swallow it. In an import it waits for the import's end, and where a finalizer drops it it comes again. A task that
+    goes on regardless is killed after the grace time (TREADLE_GRACE).
     """
 
     __module__ = "treadle"

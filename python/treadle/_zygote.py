@@ -19,13 +19,12 @@ import os
 import sys
 from _warnings import filters as _filters  # those in force; warnings.py is imported where it has something to do
 
-from . import _engine, _identity
+from . import _engine, _identity, _signals
 from . import _named as _named  # for all workers at once
 
 TYPE_CHECKING = False  # as typing has it, whose import takes 5 ms
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import FrameType
     from typing import Any, NoReturn
 
     Inherited = tuple[Callable[..., object], tuple[Any, ...]]
@@ -55,7 +54,7 @@ WORKER_OOM_SCORE = 500
 def main() -> NoReturn:
     """A fresh interpreter's start: `python -c ... MODE [PRELOAD...] CHANNEL`."""
     mode, *preload, channel = sys.argv[1:]
-    leave_ctrl_c_to_parent()
+    _signals.leave_ctrl_c_to_parent()
     _identity.new_main()
     site = os.environ.pop("TREADLE_SITE", None)
     if site is not None:
@@ -123,15 +122,8 @@ def work_alone(channel: int, inherited: Inherited | None) -> NoReturn:
 
 def settle() -> None:
     """What a worker and a zygote have in common."""
-    leave_ctrl_c_to_parent()
+    _signals.leave_ctrl_c_to_parent()
     sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115  (as multiprocessing's workers have it)
-
-
-def leave_ctrl_c_to_parent() -> None:
-    """Which decides what becomes of us. A fresh interpreter was started with the signal blocked."""
-    _signal.signal(_signal.SIGINT, lambda number, frame: None)  # an ignored one would be inherited by subprocesses
-    _signal.siginterrupt(_signal.SIGINT, False)
-    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGINT,))
 
 
 def leave_user_behind() -> None:
@@ -187,7 +179,7 @@ def go_first() -> None:
 
 def prepare(birth: _engine.Birth, context: Context, inherited: Inherited | None) -> bool:
     """Makes the process what the user expects of a worker; False when that failed, which the pool was told."""
-    set_signals(birth)
+    _signals.prepare(birth)
     if birth.stack_fd >= 0:
         faulthandler.enable(birth.stack_fd)
     try:
@@ -248,46 +240,6 @@ def name_limit(text: str) -> str:
     if os.strerror(errno.EMFILE) in text:
         text = text.rstrip("\n") + "\nthe limit of open descriptors is reached: raise it (ulimit -n)"
     return text
-
-
-# --- signals
-
-
-def set_signals(birth: _engine.Birth) -> None:
-    """SIGINT nothing, SIGTERM leave after the task, SIGURG interrupt the task if that is what the engine wants."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        if birth.interrupted():
-            from ._errors import TaskCancelled
-
-            raise TaskCancelled("the task was cancelled, or ran into its timeout")
-
-    leave_ctrl_c_to_parent()
-    _signal.signal(_signal.SIGTERM, lambda number, frame: birth.leave())
-    birth.heed(_signal.SIGTERM)
-    _signal.signal(_signal.SIGURG, interrupt)
-
-    let_children_go(birth)
-
-
-def let_children_go(birth: _engine.Birth) -> None:
-    """Children that a task forks (multiprocessing's, say) are ordinary processes, which SIGTERM ends at once."""
-    before: list[set[int]] = []
-
-    def hold() -> None:  # lest the child's first signal comes to our handler
-        before.append(_signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGINT, _signal.SIGTERM, _signal.SIGURG)))
-
-    def release() -> None:
-        _signal.pthread_sigmask(_signal.SIG_SETMASK, before.pop())
-
-    def leave_worker_behind() -> None:
-        birth.disown()
-        _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
-        _signal.signal(_signal.SIGURG, _signal.SIG_DFL)
-        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
-        release()
-
-    os.register_at_fork(before=hold, after_in_parent=release, after_in_child=leave_worker_behind)
 
 
 # --- the context

@@ -75,6 +75,25 @@ def gate(make_gate: Callable[[], Gate]) -> Gate:
     return make_gate()
 
 
+@pytest.fixture(scope="module")
+def pool_of_one() -> Iterator[ProcessPoolExecutor]:
+    """A task that is cancelled gets the time that it needs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TREADLE_GRACE", "1h")
+        made = ProcessPoolExecutor(1)
+        made.submit(abs, 1).result()  # its processes belong to no single test
+    with made:
+        yield made
+
+
+@pytest.fixture
+def pool(pool_of_one: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
+    """Whatever a task did, the same worker takes the next one."""
+    before = pool_of_one.submit(os.getpid).result()
+    yield pool_of_one
+    assert pool_of_one.submit(os.getpid).result() == before
+
+
 class Travelled(NamedTuple):
     """What a result was, and how many bytes of it moved, or were copied, its arguments included."""
 

@@ -4,34 +4,14 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from treadle import NoRoom, ProcessPoolExecutor, TaskCancelled, TravelError
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[ProcessPoolExecutor]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TREADLE_GRACE", "1h")  # a task that is cancelled gets the time that it needs
-        made = ProcessPoolExecutor(1)
-        made.submit(abs, 1).result()  # its processes belong to no single test
-    with made:
-        yield made
-
-
-@pytest.fixture(autouse=True)
-def still_works(pool: ProcessPoolExecutor) -> Iterator[None]:
-    """Whatever a task did, the same worker takes the next one."""
-    before = pool.submit(os.getpid).result()
-    yield
-    assert pool.submit(os.getpid).result() == before
+from treadle import NoRoom, ProcessPoolExecutor, TravelError
 
 
 def same(value: object) -> object:
@@ -251,7 +231,7 @@ def test_an_instance_comes_back_as_one_of_our_own_class(pool: ProcessPoolExecuto
     assert [p.x for p in pool.map(module.moved, map(module.Point, range(50)))] == list(range(1, 51))
 
 
-# --- output and signals
+# --- streams
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
@@ -287,48 +267,6 @@ def test_a_stream_that_a_task_broke_is_no_matter(pool: ProcessPoolExecutor) -> N
 
 def test_standard_input_is_empty(pool: ProcessPoolExecutor) -> None:
     assert pool.submit(lambda: sys.stdin.read()).result() == ""
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGURG], ids=lambda number: number.name)
-def test_a_signal_that_is_not_for_the_task_does_nothing(pool: ProcessPoolExecutor, number: signal.Signals) -> None:
-    def kick() -> int:
-        for _ in range(10):
-            os.kill(os.getpid(), number)
-        return 1
-
-    assert pool.submit(kick).result() == 1
-    os.kill(pool.submit(os.getpid).result(), number)
-
-
-def test_a_subprocess_of_a_worker_can_be_interrupted(pool: ProcessPoolExecutor) -> None:
-    def handlers() -> bool:
-        import subprocess
-
-        source = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
-        return subprocess.check_output([sys.executable, "-c", source]).strip() == b"True"
-
-    assert pool.submit(handlers).result()
-
-
-def test_a_cancelled_task_sees_it_as_an_exception(pool: ProcessPoolExecutor, tmp_path: Path) -> None:
-    fifo, seen = tmp_path / "fifo", tmp_path / "seen"
-    os.mkfifo(fifo)
-
-    def wait() -> None:
-        try:
-            fifo.open("w").close()
-            while True:
-                pass
-        except TaskCancelled as error:
-            seen.write_text(str(error))
-            raise
-
-    future = pool.submit(wait)
-    fifo.open().close()
-    assert future.cancel(force=True)
-    with pytest.raises(CancelledError):
-        future.result()
-    assert pool.submit(seen.read_text).result().startswith("the task was cancelled")
 
 
 def test_exit_handlers_run_when_a_worker_leaves(tmp_path: Path) -> None:

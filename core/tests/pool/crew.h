@@ -53,6 +53,7 @@ enum op_code {
     OP_ECHO,         /* the arguments' bytes, however long */
     OP_SPIN,         /* busy for a ns */
     OP_GATE,         /* waits at gate a; an interruption is an error, once b signals have come to nothing */
+    OP_CARELESS,     /* waits at gate a; b interruptions are lost, the next one is an error */
     OP_DEAF,         /* waits at gate a, whatever the signal */
     OP_EXIT,         /* _exit(a) */
     OP_RAISE,        /* dies of signal a */
@@ -131,6 +132,7 @@ static td_atomic_u32 crew_interrupted;
 static sigjmp_buf crew_way_out; /* of a wait, so that no signal is missed between the look and the sleep */
 static volatile sig_atomic_t crew_may_jump;
 static volatile sig_atomic_t crew_to_miss; /* so many exception signals come to nothing */
+static volatile sig_atomic_t crew_to_lose; /* so many interruptions are lost once they are known */
 
 static void crew_on_urgent(int signal)
 {
@@ -141,6 +143,11 @@ static void crew_on_urgent(int signal)
     }
     if (!td_worker_interrupted(crew_worker))
         return;
+    if (crew_to_lose > 0) {
+        crew_to_lose--;
+        td_worker_interrupt_again(crew_worker);
+        return;
+    }
     td_atomic_store_relaxed(&crew_interrupted, 1);
     if (crew_may_jump)
         siglongjmp(crew_way_out, 1);
@@ -240,6 +247,9 @@ static bool crew_act(const struct op *op, uint64_t code)
     switch (code) {
     case OP_GATE:
         crew_to_miss = (sig_atomic_t)op->b;
+        return crew_wait_at_gate(op->a);
+    case OP_CARELESS:
+        crew_to_lose = (sig_atomic_t)op->b;
         return crew_wait_at_gate(op->a);
     case OP_DEAF:
         return crew_wait_deaf(op->a);

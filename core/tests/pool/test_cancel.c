@@ -80,6 +80,22 @@ TD_TEST(an_exception_signal_that_comes_to_nothing_is_sent_again)
     crew_close(&crew);
 }
 
+TD_TEST(an_exception_that_was_lost_comes_again)
+{
+    struct crew crew;
+    const struct td_pool_config config = config_of(1, 3600 * TD_NS_PER_S);
+    crew_open(&crew, &config);
+    td_task *task = crew_submit(&crew, &(struct op){.code = OP_CARELESS, .id = 1, .a = 1, .b = 3});
+    crew_await_gate(1, 1);
+    CHECK_OK(td_task_cancel(task, true));
+    CHECK_EQ(crew_wait(task), TD_TASK_CANCELLED);
+    td_task_unref(task);
+    td_task *next = crew_submit(&crew, &(struct op){.code = OP_ADD, .id = 2, .a = 4});
+    CHECK_EQ(crew_value(next), 4);
+    CHECK_EQ(td_atomic_load_relaxed(&crew_board->pids[1]), td_atomic_load_relaxed(&crew_board->pids[2]));
+    crew_close(&crew);
+}
+
 /* Wherever between claim and reply the signal comes: no cancel is lost, and none hits another task. */
 TD_TEST(a_cancel_at_any_moment_stops_that_task_and_no_other)
 {
