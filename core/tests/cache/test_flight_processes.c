@@ -22,6 +22,43 @@ struct shared {
 };
 static struct shared *shared;
 
+/* The engine's calls come here, and not to the C library. A thread that asked for a lock may outlive its store's close
+ * for a moment, and the folder's descriptors with it: so threads are counted. */
+static bool no_threads;
+static td_atomic_u32 running_threads;
+
+struct counted {
+    void *(*body)(void *);
+    void *context;
+};
+
+static void *run_counted(void *context)
+{
+    const struct counted counted = *(struct counted *)context;
+    free(context);
+    void *const result = counted.body(counted.context);
+    td_atomic_fetch_sub_acqrel(&running_threads, 1);
+    td_futex_wake(&running_threads, INT_MAX, false);
+    return result;
+}
+
+int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*body)(void *), void *context)
+{
+    int (*real)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+    *(void **)&real = dlsym(RTLD_NEXT, "pthread_create");
+    struct counted *counted = no_threads ? NULL : malloc(sizeof *counted);
+    if (counted == NULL)
+        return EAGAIN;
+    *counted = (struct counted){body, context};
+    td_atomic_fetch_add_relaxed(&running_threads, 1);
+    const int error = real(thread, attributes, run_counted, counted);
+    if (error != 0) {
+        td_atomic_fetch_sub_relaxed(&running_threads, 1);
+        free(counted);
+    }
+    return error;
+}
+
 static void begin(void)
 {
     own_folder_path();
@@ -31,6 +68,8 @@ static void begin(void)
 
 static void end(void)
 {
+    for (uint32_t running; (running = td_atomic_load_acquire(&running_threads)) > 0;)
+        (void)td_futex_wait_until(&running_threads, running, TD_FOREVER, false);
     munmap(shared, sizeof *shared);
     own_remove();
 }
@@ -74,15 +113,6 @@ static pid_t start(void (*body)(uint64_t), uint64_t number)
         _exit(td_atomic_load_relaxed(&test_failures) ? 1 : 0);
     }
     return pid;
-}
-
-/* The engine's calls come here, and not to the C library. */
-static bool no_threads;
-int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*body)(void *), void *context)
-{
-    int (*real)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
-    *(void **)&real = dlsym(RTLD_NEXT, "pthread_create");
-    return no_threads ? EAGAIN : real(thread, attributes, body, context);
 }
 
 /* ---- Once ---- */
